@@ -459,7 +459,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_chain_record_init_sized(mmebm_chain_r
 #define mmebm_chain_record_init(record) mmebm_chain_record_init_sized((record), sizeof *(record))
 
 /* A plan for repeated work on one model: graphs compiled for a largest batch, workspace reserved; its calls
- * allocate nothing. It sees weight changes of the model at the next call. */
+ * allocate nothing, except that langevin_z compiles its energy at the first call with a new observed set
+ * (mmebm_sampler_prepare() does so ahead). It sees weight changes of the model at the next call. */
 typedef struct mmebm_sampler mmebm_sampler;
 
 typedef struct mmebm_sampler_options {
@@ -474,7 +475,9 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_options_init_sized(mmebm_samp
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_create(mmebm_model *model, const mmebm_sampler_options *options,
                                                          mmebm_sampler **sampler);
 MMEBM_API void mmebm_sampler_destroy(mmebm_sampler **sampler);
-/* Bytes the sampler holds. No call on the sampler ever takes more. */
+/* Compiles langevin_z for the set `observed` (MMEBM_ALL_MODALITIES = all), if that was not done yet. */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed);
+/* Bytes the sampler holds. Calls whose observed sets are prepared never take more. */
 MMEBM_API uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler);
 
 /* x below is an array of M views [n, shape of modality i], M = mmebm_model_modality_count(). */
