@@ -144,4 +144,18 @@ MMEBM_PHILOX_FN void mmebm__normals(mmebm_philox_block b, float out[4])
     }
 }
 
+/* A Laplace(0, 1) number by its inverse distribution function, sign(u - 1/2) (-log(1 - 2 |u - 1/2|)); both 2 u and
+ * 2 (1 - u) are exact. Element e of a state takes word e % 4 of block e / 4, as its normal would. */
+MMEBM_PHILOX_FN float mmebm__laplace(uint32_t word)
+{
+    const float u = mmebm__uniform(word);
+    return u < 0.5f ? mmebm__log_unit(2.0f * u) : -mmebm__log_unit(2.0f * (1.0f - u));
+}
+
+/* One of 0 .. count - 1, count <= 2^16, each equally likely to within 2^-16. */
+MMEBM_PHILOX_FN uint32_t mmebm__choice(uint32_t word, uint32_t count)
+{
+    return (uint32_t)(((uint64_t)word * count) >> 32);
+}
+
 #endif /* MMEBM_PHILOX_H */
