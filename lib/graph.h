@@ -80,6 +80,8 @@ typedef struct mmebm_layer {
     float scale, loss_factor;      /* NLL, PRIOR */
 } mmebm_layer;
 
+/* Made by graph_append.c and compose.c only, so that this holds: edges point to earlier layers; every layer but the
+ * inputs has at least one edge; outputs are distinct and no inputs; tensors stand in the order of their layers. */
 typedef struct mmebm_graph {
     mmebm_layer *layers;
     int32_t *edges;
@@ -88,6 +90,7 @@ typedef struct mmebm_graph {
     int32_t *outputs;
     uint32_t layer_count, edge_count, tensor_count, input_count, output_count;
     size_t weight_count; /* floats in the weight vector */
+    uint32_t layer_room, edge_room, tensor_room, input_room, output_room; /* entries allocated */
 } mmebm_graph;
 
 static inline const mmebm_layer *mmebm__layer_input(const mmebm_graph *graph, const mmebm_layer *layer, uint32_t k)

@@ -1,20 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_network: the builder (network.c), the initialisers (initialise.c) and the operations on whole graphs (compose.c)
- * from which a model is made.
+ * mmebm_network: the builder (network.c, network_layers.c, graph_append.c), the initialisers (initialise.c) and the
+ * operations on whole graphs (compose.c) from which a model is made.
  */
 #ifndef MMEBM_NETWORK_H
 #define MMEBM_NETWORK_H
 
 #include "context.h"
 
+enum { MMEBM_NETWORK_NAME_SIZE = 64 };
+enum { MMEBM_PORT_NAME_SIZE = 32, MMEBM_MAX_PORTS = 64 /* inputs, outputs: bits of mmebm_plan_spec.input_gradients */ };
+
 struct mmebm_network {
     mmebm_context *context;
-    char name[64];
+    char name[MMEBM_NETWORK_NAME_SIZE];
     mmebm_graph graph;
+    char input_names[MMEBM_MAX_PORTS][MMEBM_PORT_NAME_SIZE];
+    char output_names[MMEBM_MAX_PORTS][MMEBM_PORT_NAME_SIZE];
     uint32_t finished;
     float *weights; /* host, graph.weight_count floats; from finish on */
     mmebm_plan *plan; /* of mmebm_network_forward, made at the first call; NULL before */
+    float *plan_ports; /* device: inputs and outputs of the plan's rows */
     uint32_t plan_stale; /* weights changed since the plan took them */
 };
 
@@ -22,7 +28,7 @@ void mmebm__graph_free(mmebm_context *context, mmebm_graph *graph); /* safe on a
 mmebm_status mmebm__graph_copy(mmebm_context *context, const mmebm_graph *source, mmebm_graph *copy);
 
 /* One graph from several: tensors of part p are renamed "<prefix[p]>.<name>" and follow each other in the weight
- * vector in order of p. share_inputs: all parts read the same inputs (the decoders' z), else inputs are concatenated. */
+ * vector in order of p. share_inputs: all parts read the same inputs (the decoders' z), else inputs follow each other. */
 mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mmebm_graph *const *parts,
                                const char (*prefix)[32], int share_inputs, mmebm_graph *joined);
 
@@ -31,8 +37,8 @@ mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mme
 mmebm_status mmebm__graph_extract(mmebm_context *context, const mmebm_graph *graph, uint32_t count,
                                   const uint32_t *outputs, mmebm_graph *part);
 
-/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed: inputs z, then x_i for i in O in order; one output [1]
- * = sum_{i in O} NLL_i(x_i | z), plus -log p0(z) up to its constant if with_prior. Weights: the generator's. */
+/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed: inputs z, then x_i for i in O in order; one
+ * output [1] = sum_{i in O} NLL_i(x_i | z), plus -log p0(z) up to its constant if with_prior. Weights: the generator's. */
 struct mmebm_model;
 mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t observed, int with_prior,
                                     mmebm_graph *posterior);
@@ -40,8 +46,28 @@ mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t ob
 /* Draws initial weights for a finished graph (initialise.c); tensor t of the graph draws as chain t. */
 void mmebm__initialise(const mmebm_graph *graph, uint32_t initialiser, uint64_t seed, float *weights);
 
-/* Internal builder call for compose.c and the file reader: appends a layer whose fields are set except first_edge;
- * infers and checks its shape exactly as the public calls do. */
-mmebm_status mmebm__network_finish_graph(mmebm_network *network); /* checks inputs and outputs, allocates weights, no draw */
+/* What one layer is made from. Of `settings` these are read: kind; the kind's own settings (kernel ... loss_factor);
+ * rank and shape of an input or a reshape; bias >= 0 asks conv and linear for a bias. All else follows from the inputs. */
+typedef struct mmebm_layer_request {
+    const char *owner; /* begins the sentence of a refusal: a network's name */
+    mmebm_layer settings;
+    int64_t out_channels; /* conv, linear: last axis of the result */
+    float momentum;       /* batch norm */
+    const char *name;     /* of its tensors, "<name>.weight", ...; NULL = the kind and the layer's number, "conv3" */
+    uint32_t input_count;
+    const mmebm_node *inputs;
+} mmebm_layer_request;
+
+/* The one place where layers are made (graph_append.c): for the builder, compose.c and the file reader. Infers and
+ * checks the shape, adds the tensors. A refused or failed call adds nothing. */
+mmebm_status mmebm__graph_append(mmebm_context *context, mmebm_graph *graph, const mmebm_layer_request *request,
+                                 mmebm_node *node);
+mmebm_status mmebm__graph_output(mmebm_context *context, mmebm_graph *graph, const char *owner, mmebm_node node);
+
+/* Checks inputs and outputs, allocates the weights (zero, nothing is drawn) and ends building. */
+mmebm_status mmebm__network_finish_graph(mmebm_network *network);
+
+/* True for 1 .. size - 1 of the characters [A-Za-z0-9_.-]: names of networks, layers, modalities. */
+int mmebm__name_valid(const char *name, size_t size);
 
 #endif /* MMEBM_NETWORK_H */
