@@ -1,0 +1,204 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Every test of libmmebm, from a Debian 12 with nothing installed:
+#
+#     sh tests/run.sh              all groups
+#     sh tests/run.sh ordinary abi only these (names: the list at the end of this file)
+#
+# Installs the Debian packages that are missing (as root or through sudo), builds in build-test/, prints failures and
+# one line for each group, and ends with "N passed, N failed, N skipped". What cannot run here is counted as skipped and
+# says why. Details: build-test/log.txt.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+root=$(pwd)
+work=$root/build-test
+log=$work/log.txt
+counts=$work/counts.txt
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+export PYTHONDONTWRITEBYTECODE=1
+mkdir -p "$work"
+: >"$log"
+: >"$counts"
+
+# ---- packages. Without the first list nothing can run; what needs one of the second is skipped without it.
+needed="gcc libc6-dev meson ninja-build pkg-config zlib1g-dev python3 binutils"
+useful="g++ clang libdnnl-dev libopenblas-dev valgrind abigail-tools git python3-numpy python3-torch python3-pip"
+
+missing() {
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || printf ' %s' "$package"
+    done
+}
+
+install_packages() {
+    command -v dpkg-query >/dev/null || return 0
+    wanted=$(missing $needed $useful)
+    [ -n "$wanted" ] || return 0
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || { echo "not installed, and neither root nor sudo here:$wanted"; return 0; }
+        as_root=sudo
+    fi
+    echo "installing Debian packages:$wanted"
+    {
+        $as_root apt-get update
+        # all at once; if one cannot be had, each on its own
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted ||
+            for package in $wanted; do
+                $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"
+            done
+    } >>"$log" 2>&1
+}
+
+# ---- how groups are run and counted
+run_group() { # GROUP options of tests/run_group.py
+    "$python" tests/run_group.py --log "$log" --counts "$counts" "$@"
+}
+
+skip_group() { # GROUP REASON
+    echo "SKIP $1: $2" | tee -a "$log"
+    echo "0 0 1" >>"$counts"
+}
+
+fail_group() { # GROUP REASON
+    echo "FAIL $1: $2" | tee -a "$log"
+    echo "0 1 0" >>"$counts"
+}
+
+finish() {
+    awk '{ p += $1; f += $2; s += $3 }
+         END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 || p == 0 }' "$counts"
+    exit $?
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# configure FOLDER, then options of meson setup. Warnings are errors in every build of ours.
+configure() {
+    folder=$1
+    shift
+    if [ -f "$folder/build.ninja" ]; then
+        meson setup --reconfigure "$folder" -Dwerror=true "$@" >>"$log" 2>&1
+    else
+        meson setup "$folder" -Dwerror=true "$@" >>"$log" 2>&1
+    fi
+}
+
+build() { # FOLDER options: configures and compiles; its output goes to the log
+    echo "---- build $1" >>"$log"
+    configure "$@" && ninja -C "$1" >>"$log" 2>&1
+}
+
+# ---- groups
+group_ordinary() {
+    run_group "ordinary suite" --build "$work/main"
+}
+
+# The suite once more under gcc's sanitizers: interface, laws and files.
+group_sanitizers() {
+    if ! build "$work/sanitizers" --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
+        -Dbench=false; then
+        fail_group "sanitizers" "the build failed, see the log"
+        return
+    fi
+    ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
+    UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+        run_group "address and undefined" --build "$work/sanitizers" --match '^(api|laws|files|fuzz)-' --timeout 600
+}
+
+# Memory checks on the reference backend: without a module folder the tests find no other.
+group_valgrind() {
+    have valgrind || { skip_group "valgrind" "valgrind is not installed"; return; }
+    MMEBM_BACKEND_DIR=$work/no-modules \
+        run_group "valgrind" --build "$work/main" --match '^(api-(context|network|model|misuse)|files-)' \
+        --timeout 900 --wrap 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,possible'
+}
+
+group_clang() {
+    have clang || { skip_group "clang" "clang is not installed"; return; }
+    if CC=clang CXX=clang++ build "$work/clang" --buildtype=debugoptimized; then
+        CC=clang run_group "clang, warnings as errors" --check clang_build "ninja -C '$work/clang'"
+    else
+        fail_group "clang" "the build failed, see the log"
+    fi
+}
+
+# The header alone, the public symbols, the frozen layout, the size of the library.
+group_abi() {
+    header='#include <mmebm.h>
+int main(void) { return 0; }'
+    strict="-Wall -Wextra -pedantic -Werror -fsyntax-only -Iinclude"
+    if have g++; then
+        cxx="printf '%s\n' '$header' | g++ -std=c++11 $strict -x c++ -"
+    else
+        cxx="echo g++ is not installed; exit 77"
+    fi
+    run_group "header, symbols, size" \
+        --check header_c11 "printf '%s\n' '$header' | gcc -std=c11 $strict -x c -" \
+        --check header_cxx11 "$cxx" \
+        --check library_under_400_kB "cp -L '$work/main/libmmebm.so' '$work/stripped.so' && strip '$work/stripped.so' &&
+            stat -c '%s bytes' '$work/stripped.so' && [ \$(stat -c %s '$work/stripped.so') -lt 400000 ]"
+}
+
+# Programs outside the tree use an installed copy through pkg-config; the examples build alone against it.
+group_install() {
+    run_group "install" --timeout 600 --run install "sh tests/install/check_install.sh '$work/main'" \
+        --run examples "sh tests/install/check_examples.sh '$work/main'" \
+        --run readme "$python tests/repository/check_readme.py '$work/main'"
+}
+
+# Independent readings of the same numbers and files, in Python.
+group_witnesses() {
+    run_group "Python witnesses" --timeout 600 --run golden "$python tests/golden/check_golden.py"
+}
+
+# The cpu backend with oneDNN 3.x, which Debian 12 does not have.
+group_onednn3() {
+    wheels=$work/onednn3
+    if [ ! -f "$wheels/lib/libdnnl.so" ]; then
+        mkdir -p "$wheels"
+        if ! "$python" -m pip download -q --no-deps -d "$wheels" onednn-cpu-gomp==2023.2.0 \
+            onednn-devel-cpu-gomp==2023.2.0 >>"$log" 2>&1; then
+            skip_group "oneDNN 3.x" "pip could not fetch onednn-cpu-gomp 2023.2.0"
+            return
+        fi
+        if ! "$python" tests/repository/unpack_onednn.py "$wheels" >>"$log" 2>&1; then
+            fail_group "oneDNN 3.x" "the wheels have changed"
+            return
+        fi
+    fi
+    if CFLAGS="-I$wheels/include" LDFLAGS="-L$wheels/lib -Wl,-rpath,$wheels/lib" LD_LIBRARY_PATH=$wheels/lib \
+        build "$work/with-onednn3" -Dcpu=enabled -Dbench=false; then
+        LD_LIBRARY_PATH=$wheels/lib run_group "oneDNN 3.x" --build "$work/with-onednn3" \
+            --match '^(conformance|laws|golden)-'
+    else
+        fail_group "oneDNN 3.x" "the build failed, see the log"
+    fi
+}
+
+# Rules that a script can check: licences, lengths, calls a library must not make; what the documentation must hold.
+group_style() {
+    run_group "style and documents" --run style "$python tests/repository/check_style.py" \
+        --run documents "$python tests/repository/check_docs.py"
+}
+
+groups="style ordinary abi witnesses install clang onednn3 valgrind sanitizers"
+
+install_packages
+for tool in gcc meson ninja pkg-config "$python"; do
+    have "$tool" || { fail_group "packages" "cannot build without $tool"; finish; }
+done
+if ! build "$work/main" --buildtype=release; then
+    tail -n 30 "$log"
+    fail_group "build" "the build failed, see $log"
+    finish
+fi
+for name in ${*:-$groups}; do
+    case " $groups " in
+    *" $name "*) "group_$name" ;;
+    *) fail_group "$name" "no such group; there are: $groups" ;;
+    esac
+done
+finish
