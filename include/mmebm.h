@@ -145,7 +145,7 @@ MMEBM_API const char *mmebm_last_error(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_backend(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_device(const mmebm_context *context);
 
-/* Bytes that the context and everything made from it hold now, and the most they ever held. */
+/* Bytes that the context and everything made from it hold now, and the most they ever held. Either may be NULL. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use, uint64_t *peak);
 
 enum { MMEBM_PRECISION_AUTO = 0, MMEBM_PRECISION_F32 = 1, MMEBM_PRECISION_BF16 = 2 };
@@ -595,7 +595,8 @@ typedef struct mmebm_trainer_options {
                                 running mean + 50, |dE| > guard_energy, latent norm > guard_latent */
     float guard_energy;
     float guard_latent;
-    uint32_t reserved; /* must be 0 */
+    uint32_t reserved;  /* must be 0 */
+    uint32_t reserved1; /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_trainer_options;
 
 /* "default": what trains (docs/training.md). "listing1": the paper's Listing 1 as printed (rulings' LISTING1);
