@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The Langevin chain of chain.h:
+ *     v <- v - (l^2 / 2) dE/dv + n xi                                          ULA, Eqns 3, 8, 17
+ *     the same as a proposal, taken with the Metropolis probability            MALA
+ * A step under ULA is one plan run (energy and gradient at once) and one update for each moving input; all of them see
+ * the gradient at the old state (ruling A11). Called by sampler.c and trainer.c.
+ */
+#include "chain.h"
+
+#include <string.h>
+
+mmebm_status mmebm__plan_open(mmebm_context *context, const mmebm_plan_spec *spec, const mmebm_part *part,
+                              mmebm_weighted_plan *plan)
+{
+    plan->part = part;
+    plan->revision = 0;
+    return context->ops->plan_create(context->device, spec, &plan->plan);
+}
+
+void mmebm__plan_close(mmebm_context *context, mmebm_weighted_plan *plan)
+{
+    if (plan->plan) context->ops->plan_destroy(plan->plan);
+    memset(plan, 0, sizeof *plan);
+}
+
+mmebm_status mmebm__plan_run(mmebm_context *context, mmebm_weighted_plan *plan, const mmebm_plan_run *run)
+{
+    if (plan->revision != plan->part->revision) {
+        MMEBM_TRY(context->ops->plan_load_weights(plan->plan, plan->part->weights));
+        plan->revision = plan->part->revision;
+    }
+    return context->ops->plan_run(plan->plan, run);
+}
+
+/* Energy and, if asked, its gradient at the state; input 0 may be replaced by `value0`, its gradient by `gradient0`. */
+static mmebm_status evaluate(const mmebm_chain *chain, int64_t rows, float *value0, float *gradient0, float *energy,
+                             int with_gradient)
+{
+    mmebm_plan_input inputs[MMEBM_CHAIN_MAX_INPUTS];
+    float *gradients[MMEBM_CHAIN_MAX_INPUTS];
+    for (uint32_t i = 0; i < chain->input_count; ++i) {
+        const mmebm_chain_input *input = &chain->inputs[i];
+        inputs[i] = (mmebm_plan_input){input->value, input->period};
+        gradients[i] = input->gradient;
+    }
+    inputs[0].data = value0;
+    gradients[0] = gradient0;
+    float *outputs[MMEBM_CHAIN_MAX_INPUTS] = {energy};
+    const mmebm_plan_seed seeds[MMEBM_CHAIN_MAX_INPUTS] = {{NULL, 1.0f}};
+    const mmebm_plan_run run = {
+        .rows = rows,
+        .inputs = inputs,
+        .outputs = energy ? outputs : NULL,
+        .seeds = with_gradient ? seeds : NULL,
+        .input_gradients = with_gradient ? gradients : NULL,
+    };
+    return mmebm__plan_run(chain->context, chain->plan, &run);
+}
+
+static mmebm_status run_ula(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
+                            mmebm_chain_observer observer, void *user)
+{
+    const mmebm_backend_ops *ops = chain->context->ops;
+    float *value0 = chain->inputs[0].value;
+    for (uint32_t k = 0; k < rule->n_steps; ++k) {
+        MMEBM_TRY(evaluate(chain, rows, value0, chain->inputs[0].gradient, observer ? chain->energy : NULL, 1));
+        if (observer) MMEBM_TRY(observer(user, k));
+        for (uint32_t i = 0; i < chain->input_count; ++i) {
+            const mmebm_chain_input *input = &chain->inputs[i];
+            if (!input->gradient) continue;
+            const mmebm_langevin_step step = {
+                .rows = rows,
+                .size = input->size,
+                .state = input->value,
+                .gradient = input->gradient,
+                .scales = input->scales,
+                .drift_factor = rule->drift_factor,
+                .drift_clamp = rule->drift_clamp,
+                .drift_norm_clip = rule->drift_norm_clip,
+                .state_min = rule->state_min,
+                .state_max = rule->state_max,
+                .noise = {chain->key, period, input->stream, k},
+            };
+            MMEBM_TRY(ops->langevin(chain->context->device, &step));
+        }
+    }
+    if (!observer) return MMEBM_OK;
+    MMEBM_TRY(evaluate(chain, rows, value0, NULL, chain->energy, 0));
+    return observer(user, rule->n_steps);
+}
+
+static mmebm_status run_mala(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
+                             mmebm_chain_observer observer, void *user)
+{
+    const mmebm_backend_ops *ops = chain->context->ops;
+    mmebm_device *device = chain->context->device;
+    const mmebm_chain_input *input = &chain->inputs[0];
+    mmebm_mala_step step = {
+        .rows = rows,
+        .size = input->size,
+        .z = input->value,
+        .y = chain->proposal,
+        .energy = chain->energy,
+        .gradient = input->gradient,
+        .energy_y = chain->proposal_energy,
+        .gradient_y = chain->proposal_gradient,
+        .scales = input->scales,
+        .factor = rule->drift_factor,
+        .accepted = chain->accepted,
+    };
+    MMEBM_TRY(ops->fill(device, rows, chain->accepted, 0.0f));
+    MMEBM_TRY(evaluate(chain, rows, input->value, input->gradient, chain->energy, 1));
+    for (uint32_t k = 0; k < rule->n_steps; ++k) {
+        if (observer) MMEBM_TRY(observer(user, k));
+        step.noise = (mmebm_noise){chain->key, period, input->stream, k};
+        MMEBM_TRY(ops->mala_propose(device, &step));
+        MMEBM_TRY(evaluate(chain, rows, chain->proposal, chain->proposal_gradient, chain->proposal_energy, 1));
+        step.noise.stream = input->stream - MMEBM_STREAM_Z + MMEBM_STREAM_ACCEPT;
+        MMEBM_TRY(ops->mala_accept(device, &step));
+    }
+    return observer ? observer(user, rule->n_steps) : MMEBM_OK;
+}
+
+mmebm_status mmebm__chain_run(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
+                              mmebm_chain_observer observer, void *user)
+{
+    return rule->method == MMEBM_MALA ? run_mala(chain, rule, rows, period, observer, user)
+                                      : run_ula(chain, rule, rows, period, observer, user);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Draws made of the pieces: z ~ p0 -> generator -> langevin_x, and for given modalities
+ * x_O -> q -> langevin_z -> generator -> langevin_x with x_O clamped (rulings F8, F11, F12).
+ */
+#include "sampler.h"
+#include "struct_size.h"
+
+typedef struct sample_plan {
+    mmebm_sample_options options;
+    mmebm_langevin_options z, x;
+    mmebm_posterior *posterior;
+} sample_plan;
+
+static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const mmebm_sample_options *given,
+                                 int with_given, sample_plan *plan)
+{
+    mmebm_context *context = sampler->context;
+    MMEBM_TRY(mmebm_sample_options_init(&plan->options));
+    mmebm_sample_options *options = &plan->options;
+    if (given) MMEBM_TRY(mmebm__struct_read(context, what, given, options, sizeof *options, sizeof *options));
+    if (options->start != MMEBM_START_SAMPLE && options->start != MMEBM_START_MEAN)
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: start is %u, wanted MMEBM_START_SAMPLE or _MEAN", what,
+                           options->start);
+    const uint64_t observed = options->observed;
+    if (!with_given && (observed || options->langevin_z))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: observed and langevin_z are set, wanted them unset here", what);
+    if (with_given && (observed == 0 || observed & ~sampler->all || observed == sampler->all))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                           "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
+                           (unsigned long long)observed, sampler->modalities);
+    if (options->langevin_z) {
+        MMEBM_TRY(mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z));
+        MMEBM_TRY(mmebm__posterior_find(sampler, observed, &plan->posterior));
+        MMEBM_TRY(mmebm__upload_scales_z(sampler, &plan->z));
+    }
+    if (options->langevin_x) {
+        MMEBM_TRY(mmebm__langevin_x_options(sampler, options->langevin_x, &plan->x));
+        MMEBM_TRY(mmebm__upload_scales_x(sampler, &plan->x));
+        plan->x.observed = observed;
+    }
+    return MMEBM_OK;
+}
+
+/* z is in place: the missing modalities follow, then their revision. */
+static mmebm_status generate_and_revise(mmebm_sampler *sampler, const sample_plan *plan, uint64_t missing, int64_t rows)
+{
+    MMEBM_TRY(mmebm__generate_rows(sampler, missing, rows));
+    if (!plan->options.langevin_x) return MMEBM_OK;
+    return mmebm__langevin_x_rows(sampler, &plan->x, rows, NULL, NULL);
+}
+
+mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *given, mmebm_view *x)
+{
+    if (!sampler) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(sampler->context);
+    sample_plan plan = {0};
+    int64_t n = 0;
+    MMEBM_TRY(mmebm__check_tuples(sampler, "sample", x, sampler->all, &n));
+    MMEBM_TRY(read_options(sampler, "sample", given, 0, &plan));
+    const mmebm_context *context = sampler->context;
+    const mmebm_model_options *model = &sampler->model->options;
+    for (int64_t first = 0; first < n; first += sampler->capacity) {
+        const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
+        const mmebm_noise noise = {sampler->key, rows, MMEBM_STREAM_PRIOR, 0};
+        MMEBM_TRY(mmebm__set_key(sampler, plan.options.seed, plan.options.first_chain + (uint64_t)first));
+        MMEBM_TRY(context->ops->noise(context->device, rows, sampler->latent_size, sampler->z, model->prior,
+                                      model->prior_scale, 0.0f, &noise));
+        MMEBM_TRY(generate_and_revise(sampler, &plan, sampler->all, rows));
+        MMEBM_TRY(mmebm__download_tuples(sampler, x, sampler->all, first, rows));
+    }
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm_sampler_sample_given(mmebm_sampler *sampler, const mmebm_sample_options *given, mmebm_view *x)
+{
+    if (!sampler) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(sampler->context);
+    sample_plan plan = {0};
+    int64_t n = 0;
+    MMEBM_TRY(mmebm__check_tuples(sampler, "sample_given", x, sampler->all, &n));
+    MMEBM_TRY(read_options(sampler, "sample_given", given, 1, &plan));
+    const uint64_t observed = plan.options.observed, missing = sampler->all & ~observed;
+    for (int64_t first = 0; first < n; first += sampler->capacity) {
+        const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
+        MMEBM_TRY(mmebm__upload_tuples(sampler, x, observed, first, rows));
+        MMEBM_TRY(mmebm__set_key(sampler, plan.options.seed, plan.options.first_chain + (uint64_t)first));
+        MMEBM_TRY(mmebm__draw_rows(sampler, observed, plan.options.start, 1, rows));
+        if (plan.options.langevin_z)
+            MMEBM_TRY(mmebm__langevin_z_rows(sampler, &plan.z, plan.posterior, 1, rows, NULL, NULL));
+        MMEBM_TRY(generate_and_revise(sampler, &plan, missing, rows));
+        MMEBM_TRY(mmebm__download_tuples(sampler, x, missing, first, rows));
+    }
+    return MMEBM_OK;
+}
