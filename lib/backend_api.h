@@ -84,7 +84,8 @@ typedef struct mmebm_noise {
     uint32_t step;
 } mmebm_noise;
 
-/* drift = l^2/2 drift_factor gradient, bounded; state <- clamp(state - drift + n xi)   (Eqns 3, 8) */
+/* drift = l^2/2 drift_factor gradient, each element bounded by drift_clamp, then each row's norm by drift_norm_clip;
+ * state <- clamp(state - drift + n xi)   (Eqns 3, 8) */
 typedef struct mmebm_langevin_step {
     int64_t rows, size;
     float *state;
@@ -128,8 +129,8 @@ typedef struct mmebm_mixture {
 } mmebm_mixture;
 
 /* Draws z from experts: row r, tuple b = r % noise.period. choose 0: expert r / period; 1: an expert drawn uniformly
- * (block 0, word 0 of stream MMEBM_STREAM_EXPERT, chain of the tuple). start MMEBM_START_SAMPLE: mean + scale xi
- * (Laplace: inverse CDF of a uniform) from stream + expert; _MEAN: the mean. */
+ * (mmebm__choice of block 0, word 0 of stream MMEBM_STREAM_EXPERT, chain of the tuple, step noise.step). start
+ * MMEBM_START_SAMPLE: mean + scale xi (Laplace: mmebm__laplace) from stream + expert; _MEAN: the mean. */
 typedef struct mmebm_expert_draw {
     int64_t rows, size;
     float *z;
@@ -198,13 +199,14 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*plan_run)(mmebm_plan *plan, const mmebm_plan_run *run);
 
     mmebm_status (*fill)(mmebm_device *device, int64_t count, float *target, float value);
-    /* target <- alpha target + beta source */
+    /* target <- alpha target + beta source; an operand whose factor is 0 is not read */
     mmebm_status (*combine)(mmebm_device *device, int64_t count, float *target, float alpha, const float *source,
                             float beta);
     /* target <- target + *t (source_scale source - target); t: device */
     mmebm_status (*lerp)(mmebm_device *device, int64_t count, float *target, const float *source, float source_scale,
                          const float *t);
-    /* Standard normals (family MMEBM_GAUSSIAN) or Laplace(0, 1), times scale: target = add * target + scale * xi. */
+    /* Standard normals (family MMEBM_GAUSSIAN) or Laplace(0, 1), times scale: target = add * target + scale * xi;
+     * with add 0 the target is not read. */
     mmebm_status (*noise)(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family, float scale,
                           float add, const mmebm_noise *noise);
     mmebm_status (*langevin)(mmebm_device *device, const mmebm_langevin_step *step);
