@@ -376,6 +376,8 @@ typedef struct mmebm_preset_options {
     uint32_t hidden;        /* mlp: units of a hidden layer; default 128 */
     uint32_t n_hidden;      /* mlp: hidden layers of each network; default 2 */
     uint64_t seed;          /* of the initial weights; default 0 */
+    float likelihood_scale; /* mmebm_modality.scale of every modality; default sqrt(1/2) */
+    float posterior_floor;  /* as in mmebm_model_options; default 0.02, which trains (docs/training.md) */
 } mmebm_preset_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_preset_options_init_sized(mmebm_preset_options *options, size_t size);
 #define mmebm_preset_options_init(options) mmebm_preset_options_init_sized((options), sizeof *(options))

@@ -30,7 +30,9 @@ static const mmebm_model_options model_defaults = {.prior = MMEBM_GAUSSIAN,
                                                    .posterior_scale = MMEBM_SCALE_SOFTPLUS,
                                                    .posterior_floor = 1e-6f};
 
-static const mmebm_preset_options preset_defaults = {.n_modalities = 5,
+static const mmebm_preset_options preset_defaults = {.likelihood_scale = 0.70710678f,
+                                                     .posterior_floor = 0.02f,
+                                                     .n_modalities = 5,
                                                      .latent_size = 32,
                                                      .image_size = 28,
                                                      .channels = 3,

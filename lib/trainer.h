@@ -68,14 +68,14 @@ typedef struct mmebm_optimiser {
     uint64_t revision;  /* of part, when last written here: another value means somebody set tensors */
     size_t count;       /* weights */
     size_t block_count; /* floats in block */
-    float *block;       /* master | moment1 | moment2 | average | spectral u, v */
+    float *block;       /* master | moment1 | moment2 | average | spectral */
     float *master, *moment1, *moment2;
     float *average;  /* NULL without ema */
-    float *spectral; /* u and v of every weight matrix, one after another; NULL without spectral norm */
+    float *spectral; /* u, v, sigma of every weight matrix, one after another; NULL without spectral norm */
     size_t spectral_count;
-    float *gradient; /* not part of the state */
-    float *norm2;    /* device scalar: squared gradient norm */
-    float *sigma;    /* device scalar: scratch of spectral norm */
+    float *gradient;    /* not part of the state */
+    float *norm2;       /* device scalar: squared gradient norm */
+    float *momentum;    /* device, one a tensor: of running statistics; NULL if there are none */
     float *snapshot[2]; /* copies of block, NULL without guard */
 } mmebm_optimiser;
 
@@ -100,7 +100,7 @@ struct mmebm_trainer {
     float *control;  /* rate and bias corrections of each network, weight of the average */
     float *results;  /* MMEBM_DIAGNOSTIC_DEVICE_COUNT numbers */
     float *scales_snapshot[2];
-    uint64_t *key;
+    uint64_t *key;   /* seed, first chain */
     unsigned char *user_state;
     size_t user_state_size;
     /* Tests only: start z from means and take this prior draw [batch, D] (host) instead of noise. */
@@ -120,8 +120,14 @@ uint32_t mmebm__trainer_arrays(const mmebm_trainer *trainer, mmebm_named_array l
 mmebm_status mmebm__trainer_restored(mmebm_trainer *trainer);
 
 /* ---- between the trainer's files */
-mmebm_status mmebm__optimiser_open(mmebm_context *context, mmebm_part *part, const mmebm_adam_options *adam, int average,
-                                   int snapshots, uint64_t seed, mmebm_optimiser *optimiser);
+typedef struct mmebm_optimiser_spec {
+    mmebm_part *part;
+    const mmebm_adam_options *adam;
+    int average, snapshots;
+    uint64_t seed; /* of the spectral norm's start vectors */
+} mmebm_optimiser_spec;
+mmebm_status mmebm__optimiser_open(mmebm_context *context, const mmebm_optimiser_spec *spec,
+                                   mmebm_optimiser *optimiser);
 void mmebm__optimiser_close(mmebm_optimiser *optimiser);
 /* Takes over weights that were set from outside since the last step. */
 mmebm_status mmebm__optimiser_sync(mmebm_optimiser *optimiser);
