@@ -28,7 +28,8 @@ void mmebm__graph_free(mmebm_context *context, mmebm_graph *graph); /* safe on a
 mmebm_status mmebm__graph_copy(mmebm_context *context, const mmebm_graph *source, mmebm_graph *copy);
 
 /* One graph from several: tensors of part p are renamed "<prefix[p]>.<name>" and follow each other in the weight
- * vector in order of p. share_inputs: all parts read the same inputs (the decoders' z), else inputs follow each other. */
+ * vector in order of p; so do the outputs. share_inputs: all parts read the same inputs (the decoders' z), else the
+ * inputs follow each other too. */
 mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mmebm_graph *const *parts,
                                const char (*prefix)[32], int share_inputs, mmebm_graph *joined);
 
@@ -37,8 +38,9 @@ mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mme
 mmebm_status mmebm__graph_extract(mmebm_context *context, const mmebm_graph *graph, uint32_t count,
                                   const uint32_t *outputs, mmebm_graph *part);
 
-/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed: inputs z, then x_i for i in O in order; one
- * output [1] = sum_{i in O} NLL_i(x_i | z), plus -log p0(z) up to its constant if with_prior. Weights: the generator's. */
+/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed: inputs z, then x_i for i in O in order;
+ * one output [1] = sum_{i in O} NLL_i(x_i | z), plus -log p0(z) up to its constant if with_prior. The weights are the
+ * generator's. */
 struct mmebm_model;
 mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t observed, int with_prior,
                                     mmebm_graph *posterior);
@@ -47,7 +49,8 @@ mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t ob
 void mmebm__initialise(const mmebm_graph *graph, uint32_t initialiser, uint64_t seed, float *weights);
 
 /* What one layer is made from. Of `settings` these are read: kind; the kind's own settings (kernel ... loss_factor);
- * rank and shape of an input or a reshape; bias >= 0 asks conv and linear for a bias. All else follows from the inputs. */
+ * rank and shape of an input or a reshape; bias >= 0 asks conv and linear for a bias. The rest follows from the
+ * inputs. */
 typedef struct mmebm_layer_request {
     const char *owner; /* begins the sentence of a refusal: a network's name */
     mmebm_layer settings;
@@ -66,6 +69,14 @@ mmebm_status mmebm__graph_output(mmebm_context *context, mmebm_graph *graph, con
 
 /* Checks inputs and outputs, allocates the weights (zero, nothing is drawn) and ends building. */
 mmebm_status mmebm__network_finish_graph(mmebm_network *network);
+
+/* Marks the layers from which outputs[0..count-1] (layer numbers) are computed; reached: layer_count zeros. */
+void mmebm__graph_reach(const mmebm_graph *graph, uint32_t count, const int32_t *outputs, unsigned char *reached);
+
+/* Tensors by name, for networks and models: NULL if there is none; the view must have exactly the tensor's shape. */
+const mmebm_tensor *mmebm__tensor_find(const mmebm_graph *graph, const char *name);
+mmebm_status mmebm__tensor_view_check(mmebm_context *context, const mmebm_tensor *tensor, const mmebm_view *view);
+void mmebm__tensor_info(const mmebm_tensor *tensor, const char **name, uint32_t *rank, int64_t *shape);
 
 /* True for 1 .. size - 1 of the characters [A-Za-z0-9_.-]: names of networks, layers, modalities. */
 int mmebm__name_valid(const char *name, size_t size);
