@@ -93,11 +93,10 @@ mmebm_status mmebm__optimiser_publish(mmebm_optimiser *optimiser)
 mmebm_status mmebm__optimiser_sync(mmebm_optimiser *optimiser)
 {
     if (optimiser->revision == optimiser->part->revision) return MMEBM_OK;
-    const float *weights = optimiser->part->weights;
-    MMEBM_TRY(copy_floats(optimiser->context, optimiser->master, weights, optimiser->count));
-    if (optimiser->average)
-        MMEBM_TRY(copy_floats(optimiser->context, optimiser->average, weights, optimiser->count));
-    return mmebm__optimiser_publish(optimiser);
+    MMEBM_TRY(copy_floats(optimiser->context, optimiser->master, optimiser->part->weights, optimiser->count));
+    MMEBM_TRY(mmebm__optimiser_publish(optimiser));
+    if (!optimiser->average) return MMEBM_OK;
+    return copy_floats(optimiser->context, optimiser->average, optimiser->part->weights, optimiser->count);
 }
 
 mmebm_status mmebm__optimiser_begin(mmebm_optimiser *optimiser)

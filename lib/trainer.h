@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_trainer: Algorithm 1 in the form of rulings section K. trainer.c holds the step, optimiser.c what turns
+ * mmebm_trainer: Algorithm 1 in the form of rulings section K. trainer.c holds the step, trainer_setup.c making
+ * and destroying, optimiser.c what turns
  * gradients into weights, trainer_guard.c snapshots and rollback, diagnostics.c the numbers of a step,
  * trainer_file.c checkpoints.
  */
@@ -54,7 +55,8 @@ typedef struct mmebm_trainer_counters {
     uint64_t rollbacks;        /* of the trainer's life */
     uint64_t tries;            /* since the last new snapshot */
     uint64_t since_snapshot;   /* good steps since then */
-    uint64_t snapshots;        /* taken so far: the newest is in slot (snapshots - 1) % 2 */
+    uint64_t valid_snapshots;  /* 0, 1 or 2 of the two slots hold one */
+    uint64_t newest_snapshot;  /* slot */
     double rate_factor;        /* product of guard_rate over rollbacks */
     double reconstruction_mean; /* running mean that guard_loss multiplies; 0 before the first step */
     uint64_t snapshot_step[2], snapshot_updates[2];
@@ -139,10 +141,11 @@ mmebm_status mmebm__optimiser_step(mmebm_optimiser *optimiser, const float *cont
 /* Writes master (normalised if spectral) to the part. */
 mmebm_status mmebm__optimiser_publish(mmebm_optimiser *optimiser);
 
-int mmebm__guard_is_bad(const mmebm_trainer *trainer);
+/* After a step: a bad one is undone, a good one counted; every guard_interval good ones make a snapshot. */
+mmebm_status mmebm__guard_watch(mmebm_trainer *trainer);
 mmebm_status mmebm__guard_snapshot(mmebm_trainer *trainer);
-/* Restores the last proven snapshot, lowers rates, counts; MMEBM_E_DIVERGED when the tries are used up. */
-mmebm_status mmebm__guard_rollback(mmebm_trainer *trainer);
+
+
 
 /* Fills the host part of diagnostics from the device part. */
 void mmebm__diagnostics_complete(mmebm_trainer *trainer);

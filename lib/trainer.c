@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Algorithm 1 as rulings section K states it. One step:
+ *     z_prior ~ p0;  x_rev = langevin_x(G(z_prior));  z_e = langevin_z(q_e(x))             draw
+ *     errG = g_rec mean_b,e sum_i NLL_i(x_i | z_e) + g_smp mean_b sum_i NLL_i(x_rev,i | z_prior)       Eqn 11
+ *     errI = -i_t mean_b,e log q(z_e | x) - i_f mean_b log q(z_prior | x_rev)                          Eqn 12
+ *     errE = (mean_b U(x) - mean_b U(x_rev) + p (mean U(x)^2 + mean U(x_rev)^2)) / T                   Eqn 10
+ *     Adam on generator, inference, energy: all draws were made before any update (ruling D6).
+ * Making and destroying a trainer is in trainer_setup.c.
+ */
+#include "trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "view.h"
+
+typedef float *const *buffer_list;
+
+static int64_t chains_of(const mmebm_trainer *t)
+{
+    return (int64_t)t->experts * t->options.batch;
+}
+
+static mmebm_status mean_of_rows(const mmebm_trainer *t, int64_t rows, const float *values, uint32_t power,
+                                 uint32_t diagnostic)
+{
+    return t->context->ops->reduce(t->context->device, rows, values, power, 1.0f / (float)rows,
+                                   t->results + diagnostic);
+}
+
+/* ---- draws */
+
+static mmebm_status draw_prior(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const int64_t batch = t->options.batch, size = t->model->options.latent_size;
+    if (t->witness_prior)
+        return ops->upload(t->context->device, t->prior, t->witness_prior, (size_t)(batch * size) * sizeof(float));
+    const mmebm_noise noise = {t->key, batch, MMEBM_STREAM_PRIOR, 0};
+    return ops->noise(t->context->device, batch, size, t->prior, t->model->options.prior, t->model->options.prior_scale,
+                      0.0f, &noise);
+}
+
+static mmebm_chain_rule rule_of(const mmebm_training_chain *chain, uint32_t experts)
+{
+    return (mmebm_chain_rule){
+        .n_steps = chain->n_steps,
+        .method = chain->method,
+        .drift_factor = chain->reduction == MMEBM_REDUCE_MEAN ? 1.0f / (float)experts : 1.0f,
+        .drift_clamp = chain->drift_clamp,
+        .drift_norm_clip = chain->drift_norm_clip,
+    };
+}
+
+/* revised <- generated <- G(z_prior), then k_x steps on it; displacement. */
+static mmebm_status draw_revised(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    mmebm_device *device = t->context->device;
+    const int64_t batch = t->options.batch;
+    const mmebm_plan_input latent[1] = {{t->prior, batch}};
+    const mmebm_plan_run generate = {.rows = batch, .inputs = latent, .outputs = t->generated};
+    MMEBM_TRY(mmebm__plan_run(t->context, &t->generator_plan, &generate));
+    mmebm_chain chain = {
+        .context = t->context,
+        .plan = &t->energy_plan,
+        .input_count = t->model->options.n_modalities,
+        .key = t->key,
+        .energy = t->row_value,
+    };
+    for (uint32_t i = 0; i < chain.input_count; ++i) {
+        const int64_t size = t->model->modality_count[i];
+        MMEBM_TRY(ops->copy(device, t->revised[i], t->generated[i], (size_t)(batch * size) * sizeof(float)));
+        chain.inputs[i] = (mmebm_chain_input){t->revised[i], batch, size, t->gradient_x[i], t->scales, MMEBM_STREAM_X + i};
+    }
+    const mmebm_chain_rule rule = rule_of(&t->options.langevin_x, 1);
+    MMEBM_TRY(mmebm__chain_run(&chain, &rule, batch, batch, NULL, NULL));
+    MMEBM_TRY(ops->fill(device, batch, t->row_value, 0.0f));
+    for (uint32_t i = 0; i < chain.input_count; ++i) {
+        MMEBM_TRY(ops->row_distance(device, batch, t->model->modality_count[i], t->revised[i], t->generated[i],
+                                    t->row_other));
+        MMEBM_TRY(ops->combine(device, batch, t->row_value, 1.0f, t->row_other, 1.0f));
+    }
+    return mean_of_rows(t, batch, t->row_value, 1, MMEBM_DIAGNOSTIC_DISPLACEMENT);
+}
+
+/* All encoders forward: mean, raw. */
+static mmebm_status encode(mmebm_trainer *t, buffer_list x)
+{
+    const int64_t batch = t->options.batch;
+    mmebm_plan_input inputs[MMEBM_MAX_MODALITIES];
+    float *outputs[2 * MMEBM_MAX_MODALITIES];
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i) {
+        inputs[i] = (mmebm_plan_input){x[i], batch};
+        outputs[2 * i] = t->mean[i];
+        outputs[2 * i + 1] = t->raw[i];
+    }
+    const mmebm_plan_run run = {.rows = batch, .inputs = inputs, .outputs = outputs};
+    return mmebm__plan_run(t->context, &t->inference_plan, &run);
+}
+
+static mmebm_status start_latents(mmebm_trainer *t)
+{
+    const mmebm_model_options *model = &t->model->options;
+    const mmebm_expert_draw draw = {
+        .rows = chains_of(t),
+        .size = model->latent_size,
+        .z = t->latent,
+        .mean = (const float *const *)t->mean,
+        .raw = (const float *const *)t->raw,
+        .floor = model->posterior_floor,
+        .experts = model->n_modalities,
+        .family = model->posterior,
+        .scale_kind = model->posterior_scale,
+        .start = t->witness_prior ? MMEBM_START_MEAN : MMEBM_START_SAMPLE,
+        .choose = t->options.stratified ? 0 : 1,
+        .noise = {t->key, t->options.batch, MMEBM_STREAM_START, 0},
+    };
+    return t->context->ops->expert_draw(t->context->device, &draw);
+}
+
+static mmebm_status adapt_step_size(mmebm_trainer *t)
+{
+    const mmebm_trainer_options *options = &t->options;
+    float *acceptance = t->results + MMEBM_DIAGNOSTIC_ACCEPTANCE;
+    const int mala = options->langevin_z.method == MMEBM_MALA && options->langevin_z.n_steps > 0;
+    if (!mala) return t->context->ops->fill(t->context->device, 1, acceptance, 1.0f);
+    const mmebm_mala_adapt adapt = {
+        .rows = chains_of(t),
+        .accepted = t->accepted,
+        .scales = t->scales + 2,
+        .mean_acceptance = acceptance,
+        .steps = (float)options->langevin_z.n_steps,
+        .rate = options->mala_target > 0.0f ? options->mala_rate : 0.0f,
+        .target = options->mala_target,
+        .min = options->mala_min,
+        .max = options->mala_max,
+    };
+    return t->context->ops->mala_adapt(t->context->device, &adapt);
+}
+
+/* latent <- k_z steps from a draw of q(z | data). */
+static mmebm_status draw_latents(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const int64_t batch = t->options.batch, chains = chains_of(t), size = t->model->options.latent_size;
+    MMEBM_TRY(encode(t, t->data));
+    MMEBM_TRY(start_latents(t));
+    mmebm_chain chain = {
+        .context = t->context,
+        .plan = &t->posterior_plan,
+        .input_count = 1 + t->model->options.n_modalities,
+        .key = t->key,
+        .energy = t->energy_z,
+        .proposal = t->proposal,
+        .proposal_gradient = t->proposal_gradient,
+        .proposal_energy = t->proposal_energy,
+        .accepted = t->accepted,
+    };
+    chain.inputs[0] =
+        (mmebm_chain_input){t->latent, chains, size, t->gradient_z, t->scales + 2, MMEBM_STREAM_Z};
+    for (uint32_t i = 1; i < chain.input_count; ++i)
+        chain.inputs[i] = (mmebm_chain_input){
+            .value = t->data[i - 1], .period = batch, .size = t->model->modality_count[i - 1]};
+    const mmebm_chain_rule rule = rule_of(&t->options.langevin_z, t->experts);
+    MMEBM_TRY(mmebm__chain_run(&chain, &rule, chains, batch, NULL, NULL));
+    MMEBM_TRY(adapt_step_size(t));
+    MMEBM_TRY(ops->row_distance(t->context->device, chains, size, t->latent, NULL, t->row_value));
+    return mean_of_rows(t, chains, t->row_value, 0, MMEBM_DIAGNOSTIC_LATENT_NORM);
+}
+
+/* ---- gradients */
+
+/* Adds the gradient of weight * mean over rows of sum_i NLL_i(x_i | z) to the generator's. */
+static mmebm_status likelihood_gradient(mmebm_trainer *t, float *z, buffer_list x, int64_t rows, float weight,
+                                        uint32_t diagnostic)
+{
+    mmebm_plan_input inputs[MMEBM_CHAIN_MAX_INPUTS] = {{z, rows}};
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
+        inputs[i + 1] = (mmebm_plan_input){x[i], t->options.batch};
+    float *outputs[2] = {NULL, t->row_value};
+    const mmebm_plan_seed seeds[2] = {{NULL, 0.0f}, {NULL, weight / (float)rows}};
+    const mmebm_plan_run run = {
+        .rows = rows,
+        .inputs = inputs,
+        .outputs = outputs,
+        .seeds = seeds,
+        .weight_gradient = t->optimisers[MMEBM_PART_GENERATOR].gradient,
+    };
+    MMEBM_TRY(mmebm__plan_run(t->context, &t->posterior_plan, &run));
+    return mean_of_rows(t, rows, t->row_value, 1, diagnostic);
+}
+
+static mmebm_status generator_gradient(mmebm_trainer *t)
+{
+    MMEBM_TRY(likelihood_gradient(t, t->latent, t->data, chains_of(t), t->options.weight_reconstruction,
+                                  MMEBM_DIAGNOSTIC_RECONSTRUCTION));
+    return likelihood_gradient(t, t->prior, t->revised, t->options.batch, t->options.weight_synthesis,
+                               MMEBM_DIAGNOSTIC_SYNTHESIS);
+}
+
+/* Adds the gradient of -weight * mean over rows of log q(z | x) to the encoders'; mean and raw hold q(. | x). */
+static mmebm_status inference_term(mmebm_trainer *t, const float *z, int64_t rows, buffer_list x, float weight,
+                                   uint32_t diagnostic)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const mmebm_model_options *model = &t->model->options;
+    const int64_t batch = t->options.batch;
+    mmebm_plan_input inputs[MMEBM_MAX_MODALITIES];
+    mmebm_plan_seed seeds[2 * MMEBM_MAX_MODALITIES];
+    for (uint32_t i = 0; i < model->n_modalities; ++i) {
+        MMEBM_TRY(ops->fill(t->context->device, batch * model->latent_size, t->mean_gradient[i], 0.0f));
+        MMEBM_TRY(ops->fill(t->context->device, batch * model->latent_size, t->raw_gradient[i], 0.0f));
+        inputs[i] = (mmebm_plan_input){x[i], batch};
+        seeds[2 * i] = (mmebm_plan_seed){t->mean_gradient[i], 1.0f};
+        seeds[2 * i + 1] = (mmebm_plan_seed){t->raw_gradient[i], 1.0f};
+    }
+    const mmebm_mixture mixture = {
+        .rows = rows,
+        .period = batch,
+        .size = model->latent_size,
+        .z = z,
+        .mean = (const float *const *)t->mean,
+        .raw = (const float *const *)t->raw,
+        .mean_gradient = t->mean_gradient,
+        .raw_gradient = t->raw_gradient,
+        .log_density = t->row_value,
+        .gradient_scale = -weight / (float)rows,
+        .floor = model->posterior_floor,
+        .experts = model->n_modalities,
+        .family = model->posterior,
+        .scale_kind = model->posterior_scale,
+    };
+    MMEBM_TRY(ops->mixture(t->context->device, &mixture));
+    const mmebm_plan_run run = {
+        .rows = batch,
+        .inputs = inputs,
+        .seeds = seeds,
+        .weight_gradient = t->optimisers[MMEBM_PART_INFERENCE].gradient,
+    };
+    MMEBM_TRY(mmebm__plan_run(t->context, &t->inference_plan, &run));
+    return mean_of_rows(t, rows, t->row_value, 1, diagnostic);
+}
+
+/* mean and raw still hold q(. | data) from draw_latents. */
+static mmebm_status inference_gradient(mmebm_trainer *t)
+{
+    MMEBM_TRY(inference_term(t, t->latent, chains_of(t), t->data, t->options.weight_inference,
+                             MMEBM_DIAGNOSTIC_LOG_Q_DATA));
+    MMEBM_TRY(encode(t, t->revised));
+    return inference_term(t, t->prior, t->options.batch, t->revised, t->options.weight_inference_revised,
+                          MMEBM_DIAGNOSTIC_LOG_Q_REVISED);
+}
+
+/* Adds the gradient of (sign mean U + p mean U^2) / T over x to the energy's: row r's share is (sign + 2 p U_r) / (B T). */
+static mmebm_status energy_term(mmebm_trainer *t, buffer_list x, float sign, uint32_t mean, uint32_t square)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const int64_t batch = t->options.batch;
+    const float share = 1.0f / ((float)batch * t->options.temperature), penalty = t->options.energy_penalty;
+    mmebm_plan_input inputs[MMEBM_MAX_MODALITIES];
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
+        inputs[i] = (mmebm_plan_input){x[i], batch};
+    float *outputs[1] = {t->row_value};
+    mmebm_plan_run run = {.rows = batch, .inputs = inputs, .outputs = outputs};
+    MMEBM_TRY(mmebm__plan_run(t->context, &t->energy_plan, &run));
+    MMEBM_TRY(ops->fill(t->context->device, batch, t->row_other, sign * share));
+    MMEBM_TRY(ops->combine(t->context->device, batch, t->row_other, 1.0f, t->row_value, 2.0f * penalty * share));
+    const mmebm_plan_seed seeds[1] = {{t->row_other, 1.0f}};
+    run.outputs = NULL;
+    run.seeds = seeds;
+    run.weight_gradient = t->optimisers[MMEBM_PART_ENERGY].gradient;
+    MMEBM_TRY(mmebm__plan_run(t->context, &t->energy_plan, &run));
+    MMEBM_TRY(mean_of_rows(t, batch, t->row_value, 1, mean));
+    return mean_of_rows(t, batch, t->row_value, 2, square);
+}
+
+static mmebm_status energy_gradient(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const int64_t batch = t->options.batch;
+    for (uint32_t i = 0; t->options.data_noise > 0.0f && i < t->model->options.n_modalities; ++i) {
+        const int64_t size = t->model->modality_count[i];
+        const mmebm_noise noise = {t->key, batch, MMEBM_STREAM_DATA + i, 0};
+        MMEBM_TRY(ops->copy(t->context->device, t->positive[i], t->data[i], (size_t)(batch * size) * sizeof(float)));
+        MMEBM_TRY(ops->noise(t->context->device, batch, size, t->positive[i], MMEBM_GAUSSIAN, t->options.data_noise, 1.0f,
+                             &noise));
+    }
+    MMEBM_TRY(energy_term(t, t->positive, 1.0f, MMEBM_DIAGNOSTIC_ENERGY_DATA, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA));
+    return energy_term(t, t->revised, -1.0f, MMEBM_DIAGNOSTIC_ENERGY_REVISED, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED);
+}
+
+/* ---- the step */
+
+/* Everything that happens on the device; the device memory that it reads was uploaded before, so that a backend may record it. */
+static mmebm_status device_step(mmebm_trainer *t)
+{
+    MMEBM_TRY(draw_prior(t));
+    MMEBM_TRY(draw_revised(t));
+    MMEBM_TRY(draw_latents(t));
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        MMEBM_TRY(mmebm__optimiser_begin(&t->optimisers[p]));
+    MMEBM_TRY(generator_gradient(t));
+    MMEBM_TRY(inference_gradient(t));
+    MMEBM_TRY(energy_gradient(t));
+    const int64_t batch = t->options.batch;
+    const int64_t rows[MMEBM_PART_COUNT] = {2 * batch, chains_of(t) + batch, 2 * batch};
+    const uint32_t norms[MMEBM_PART_COUNT] = {MMEBM_DIAGNOSTIC_GRADIENT_NORM_ENERGY,
+                                              MMEBM_DIAGNOSTIC_GRADIENT_NORM_GENERATOR,
+                                              MMEBM_DIAGNOSTIC_GRADIENT_NORM_INFERENCE};
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        MMEBM_TRY(mmebm__optimiser_step(&t->optimisers[p], t->control + 3 * p, t->control + 3 * MMEBM_PART_COUNT,
+                                        rows[p], t->results + norms[p]));
+    return t->context->ops->copy(t->context->device, t->results + MMEBM_DIAGNOSTIC_STEP_SIZE_Z, t->scales + 2,
+                                 sizeof(float));
+}
+
+/* Cosine from 1 to schedule_end. */
+static double schedule_factor(const mmebm_trainer *t)
+{
+    const mmebm_trainer_options *options = &t->options;
+    if (!options->schedule_steps) return 1.0;
+    const double share = fmin(1.0, (double)t->counters.step / options->schedule_steps);
+    return options->schedule_end + (1.0 - options->schedule_end) * 0.5 * (1.0 + cos(3.14159265358979323846 * share));
+}
+
+/* SplitMix64's finaliser: unrelated keys for consecutive steps. */
+static uint64_t key_of_draw(uint64_t seed, uint64_t draw)
+{
+    uint64_t k = seed + (draw + 1) * 0x9E3779B97F4A7C15u;
+    k = (k ^ (k >> 30)) * 0xBF58476D1CE4E5B9u;
+    k = (k ^ (k >> 27)) * 0x94D049BB133111EBu;
+    return k ^ (k >> 31);
+}
+
+/* What changes from step to step: noise key, rates, bias corrections, weight of the average. */
+static mmebm_status upload_control(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    const double updates = (double)(t->counters.updates + 1);
+    const double factor = schedule_factor(t) * t->counters.rate_factor;
+    float control[3 * MMEBM_PART_COUNT + 1];
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
+        const mmebm_adam_options *adam = &t->optimisers[p].adam;
+        control[3 * p] = (float)(adam->rate * factor);
+        control[3 * p + 1] = (float)(1.0 - pow(adam->beta1, updates));
+        control[3 * p + 2] = (float)(1.0 - pow(adam->beta2, updates));
+    }
+    /* early averages follow the weights more closely */
+    control[3 * MMEBM_PART_COUNT] = (float)(1.0 - fmin(t->options.ema, updates / (updates + 9.0)));
+    const uint64_t key[2] = {key_of_draw(t->options.seed, t->counters.draws), 0};
+    MMEBM_TRY(ops->upload(t->context->device, t->control, control, sizeof control));
+    return ops->upload(t->context->device, t->key, key, sizeof key);
+}
+
+static mmebm_status upload_batch(mmebm_trainer *t, const mmebm_view *x)
+{
+    int64_t batch = t->options.batch;
+    if (!x) return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "trainer_step: x is NULL");
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i) {
+        const mmebm_modality *modality = &t->model->modalities[i];
+        const mmebm_view *view = mmebm__view_at(x, i);
+        char what[96];
+        snprintf(what, sizeof what, "trainer_step: view of modality '%s'", t->model->modality_names[i]);
+        MMEBM_TRY(mmebm__view_check(t->context, what, view, modality->rank, modality->shape, &batch));
+        const float *values = view->data;
+        for (int64_t k = 0; k < batch * t->model->modality_count[i]; ++k) {
+            if (!isfinite(values[k]))
+                return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "%s holds %g at element %lld, wanted finite data", what,
+                                   (double)values[k], (long long)k);
+        }
+    }
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
+        MMEBM_TRY(mmebm__view_upload(t->context, mmebm__view_at(x, i), 0, batch, t->data[i]));
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
+{
+    if (!t) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(t->context);
+    MMEBM_TRY(upload_batch(t, x));
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        MMEBM_TRY(mmebm__optimiser_sync(&t->optimisers[p]));
+    if (t->options.guard_interval && !t->counters.valid_snapshots) MMEBM_TRY(mmebm__guard_snapshot(t));
+    MMEBM_TRY(upload_control(t));
+    ++t->counters.draws;
+    MMEBM_TRY(device_step(t));
+    float results[MMEBM_DIAGNOSTIC_DEVICE_COUNT];
+    MMEBM_TRY(t->context->ops->download(t->context->device, results, t->results, sizeof results));
+    for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_DEVICE_COUNT; ++i)
+        t->diagnostics[i] = results[i];
+    ++t->counters.step;
+    ++t->counters.updates;
+    mmebm__diagnostics_complete(t);
+    return mmebm__guard_watch(t);
+}
