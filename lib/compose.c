@@ -152,7 +152,7 @@ static mmebm_status join_part(mmebm_context *context, mmebm_graph *joined, const
 }
 
 mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mmebm_graph *const *parts,
-                               const char (*prefix)[32], int share_inputs, mmebm_graph *joined)
+                               const char (*prefix)[MMEBM_PREFIX_SIZE], int share_inputs, mmebm_graph *joined)
 {
     const mmebm_graph sum = joined_counts(count, parts, share_inputs);
     uint32_t most_layers = 0;
@@ -244,27 +244,27 @@ static mmebm_status append_sum(mmebm_context *context, mmebm_graph *graph, mmebm
 }
 
 /* Puts the losses on top of the decoders' means, which become inner nodes. */
-static mmebm_status append_energy(const mmebm_model *model, uint32_t count, const uint32_t *observed, int with_prior,
+static mmebm_status append_energy(const mmebm_model *model, uint32_t count, const uint32_t *observed,
                                   mmebm_graph *graph)
 {
     mmebm_context *context = model->context;
-    mmebm_node total = -1, term;
+    mmebm_node likelihood = -1, term, energy;
     for (uint32_t k = 0; k < count; ++k) {
         MMEBM_TRY(append_likelihood(model, observed[k], graph, graph->outputs[k], &term));
-        MMEBM_TRY(append_sum(context, graph, term, &total));
+        MMEBM_TRY(append_sum(context, graph, term, &likelihood));
     }
-    if (with_prior) {
-        const mmebm_layer prior = {.kind = MMEBM_LAYER_PRIOR,
-                                   .likelihood = model->options.prior,
-                                   .scale = model->options.prior_scale};
-        MMEBM_TRY(append(context, graph, &prior, &graph->inputs[0], 1, &term));
-        MMEBM_TRY(append_sum(context, graph, term, &total));
-    }
+    const mmebm_layer prior = {.kind = MMEBM_LAYER_PRIOR,
+                               .likelihood = model->options.prior,
+                               .scale = model->options.prior_scale};
+    MMEBM_TRY(append(context, graph, &prior, &graph->inputs[0], 1, &term));
+    energy = likelihood;
+    MMEBM_TRY(append_sum(context, graph, term, &energy));
     graph->output_count = 0;
-    return mmebm__graph_output(context, graph, "posterior", total);
+    MMEBM_TRY(mmebm__graph_output(context, graph, "posterior", energy));
+    return mmebm__graph_output(context, graph, "likelihood", likelihood);
 }
 
-mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed, int with_prior, mmebm_graph *posterior)
+mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed, mmebm_graph *posterior)
 {
     mmebm_context *context = model->context;
     const uint32_t modalities = model->options.n_modalities;
@@ -276,7 +276,7 @@ mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed,
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "the observed set is %#llx, wanted at least one of modalities 0 "
                            "to %u", (unsigned long long)observed, (unsigned)modalities - 1);
     MMEBM_TRY(mmebm__graph_extract(context, &model->parts[MMEBM_PART_GENERATOR].graph, count, list, posterior));
-    const mmebm_status status = append_energy(model, count, list, with_prior, posterior);
+    const mmebm_status status = append_energy(model, count, list, posterior);
     if (status != MMEBM_OK) mmebm__graph_free(context, posterior);
     return status;
 }

@@ -27,23 +27,23 @@ struct mmebm_network {
 void mmebm__graph_free(mmebm_context *context, mmebm_graph *graph); /* safe on a zeroed or half-built graph */
 mmebm_status mmebm__graph_copy(mmebm_context *context, const mmebm_graph *source, mmebm_graph *copy);
 
+enum { MMEBM_PREFIX_SIZE = 32 };
 /* One graph from several: tensors of part p are renamed "<prefix[p]>.<name>" and follow each other in the weight
  * vector in order of p; so do the outputs. share_inputs: all parts read the same inputs (the decoders' z), else the
  * inputs follow each other too. */
 mmebm_status mmebm__graph_join(mmebm_context *context, uint32_t count, const mmebm_graph *const *parts,
-                               const char (*prefix)[32], int share_inputs, mmebm_graph *joined);
+                               const char (*prefix)[MMEBM_PREFIX_SIZE], int share_inputs, mmebm_graph *joined);
 
 /* The part of graph that computes outputs[0..count-1]: unreached layers go, the inputs that are reached stay in
  * order; the tensor table and weight vector stay whole, so the same weights fit. */
 mmebm_status mmebm__graph_extract(mmebm_context *context, const mmebm_graph *graph, uint32_t count,
                                   const uint32_t *outputs, mmebm_graph *part);
 
-/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed: inputs z, then x_i for i in O in order;
- * one output [1] = sum_{i in O} NLL_i(x_i | z), plus -log p0(z) up to its constant if with_prior. The weights are the
- * generator's. */
+/* The energy of z given x_O (Eqns 8, 17), for O = the set bits of observed. Inputs: z, then x_i for i in O in order.
+ * Outputs [1]: 0 the energy, sum_{i in O} NLL_i(x_i | z) - log p0(z) up to p0's constant; 1 the first sum alone, whose
+ * gradient by the weights Eqn 11 wants. The weights are the generator's. */
 struct mmebm_model;
-mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t observed, int with_prior,
-                                    mmebm_graph *posterior);
+mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t observed, mmebm_graph *posterior);
 
 /* Draws initial weights for a finished graph (initialise.c); tensor t of the graph draws as chain t. */
 void mmebm__initialise(const mmebm_graph *graph, uint32_t initialiser, uint64_t seed, float *weights);
