@@ -36,7 +36,7 @@ typedef struct mmebm_chain_input {
 typedef struct mmebm_chain {
     mmebm_context *context;
     mmebm_weighted_plan *plan; /* the energy is output 0 */
-    uint32_t input_count, output_count;
+    uint32_t input_count;
     mmebm_chain_input inputs[MMEBM_CHAIN_MAX_INPUTS];
     const uint64_t *key; /* device: seed, first chain */
     float *energy;       /* device [rows] */

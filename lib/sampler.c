@@ -42,7 +42,7 @@ mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mm
     mmebm_posterior *posterior = mmebm__allocate(sampler->context, sizeof *posterior);
     if (!posterior) return MMEBM_E_MEMORY;
     posterior->observed = observed;
-    mmebm_status status = mmebm__graph_posterior(sampler->model, observed, 1, &posterior->graph);
+    mmebm_status status = mmebm__graph_posterior(sampler->model, observed, &posterior->graph);
     if (status == MMEBM_OK)
         status = open_plan(sampler, &posterior->graph, MMEBM_PART_GENERATOR, 1,
                            sampler->capacity * sampler->modalities, &posterior->plan);

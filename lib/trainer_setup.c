@@ -91,7 +91,7 @@ static mmebm_status open_plans(mmebm_trainer *t)
     const mmebm_part *parts = t->model->parts;
     const uint64_t all = ((uint64_t)1 << t->model->options.n_modalities) - 1;
     const int64_t batch = t->options.batch;
-    MMEBM_TRY(mmebm__graph_posterior(t->model, all, 1, &t->posterior_graph));
+    MMEBM_TRY(mmebm__graph_posterior(t->model, all, &t->posterior_graph));
     MMEBM_TRY(open_plan(t, &parts[MMEBM_PART_ENERGY].graph, MMEBM_PART_ENERGY, all, 1, batch, &t->energy_plan));
     MMEBM_TRY(
         open_plan(t, &parts[MMEBM_PART_GENERATOR].graph, MMEBM_PART_GENERATOR, 0, 0, batch, &t->generator_plan));
