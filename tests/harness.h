@@ -37,8 +37,10 @@ static int harness_total_failures_;
 /* leaves the running test when going on makes no sense */
 #define REQUIRE(condition)                                                                         \
     do {                                                                                           \
-        CHECK(condition);                                                                          \
-        if (!(condition)) return;                                                                  \
+        if (condition) break; /* evaluated once: it may create something */                        \
+        ++harness_failures_;                                                                       \
+        printf("  %s:%d: %s\n", __FILE__, __LINE__, #condition);                                   \
+        return;                                                                                    \
     } while (0)
 #define SKIP(why)                                                                                  \
     do {                                                                                           \
