@@ -367,13 +367,13 @@ typedef struct mmebm_preset_options {
     uint32_t struct_size;
     uint32_t n_modalities;  /* default 5 */
     uint32_t latent_size;   /* default 32 */
-    uint32_t image_size;    /* polymnist: height = width, a multiple of 4 from 8 on; default 28 */
-    uint32_t channels;      /* polymnist: of one image; default 3 */
-    uint32_t nf;            /* polymnist: decoders' and encoders' width (E14); default 64 */
-    uint32_t nef;           /* polymnist: energy's width (E9); default 128 */
-    uint32_t stem_channels; /* polymnist: c of each modality's first convolution (E8); default 16 */
+    uint32_t image_size;    /* images: height = width, a multiple of 4 from 8 on; default 28 */
+    uint32_t channels;      /* images: of one image; default 3 */
+    uint32_t nf;            /* images: decoders' and encoders' width (E14); default 64 */
+    uint32_t nef;           /* images: energy's width (E9); default 128 */
+    uint32_t stem_channels; /* images: c of each modality's first convolution (E8); default 16 */
     const int64_t *sizes;   /* mlp: n_modalities vector lengths */
-    uint32_t hidden;        /* mlp: units of a hidden layer; default 128 */
+    uint32_t hidden;        /* mlp: units of a hidden layer; polymnist-small: of the decoders'; default 128 */
     uint32_t n_hidden;      /* mlp: hidden layers of each network; default 2 */
     uint64_t seed;          /* of the initial weights; default 0 */
     float likelihood_scale; /* mmebm_modality.scale of every modality; default sqrt(1/2) */
@@ -383,6 +383,7 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_preset_options_init_sized(mmebm_prese
 #define mmebm_preset_options_init(options) mmebm_preset_options_init_sized((options), sizeof *(options))
 
 /* "polymnist": the paper's networks for equal images (Table 6, rulings E1-E9 and E14).
+ * "polymnist-small": a fiftieth of the arithmetic, for training on a CPU: dense decoders, strided convolutions.
  * "mlp": vector modalities, SiLU networks. options NULL = defaults. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_model_create_preset(mmebm_context *context, const char *preset,
                                                               const mmebm_preset_options *options,

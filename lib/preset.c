@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_model_create_preset: builds the networks of a preset and makes the model of them. Energies start xavier-normal,
- * decoders and encoders as PyTorch's do (ruling E16). Network k (0 the energy, 1 + i decoder i, 1 + M + i encoder i)
+ * mmebm_model_create_preset: builds the networks of a preset and makes the model of them. Energies start as
+ * the preset says, decoders and encoders as PyTorch's do (ruling E16). Network k (0 the energy, 1 + i decoder i, 1 + M + i encoder i)
  * has the seed in words 0 (low) and 1 of random block 0 of chain k, stream MMEBM_STREAM_WEIGHTS, step 2^32 - 1, of the
  * preset's seed.
  */
@@ -12,7 +12,7 @@
 #include "preset.h"
 #include "struct_size.h"
 
-static const mmebm_preset *const presets[] = {&mmebm__preset_polymnist, &mmebm__preset_mlp};
+static const mmebm_preset *const presets[] = {&mmebm__preset_polymnist, &mmebm__preset_polymnist_small, &mmebm__preset_mlp};
 enum { PRESET_COUNT = sizeof presets / sizeof presets[0], MAX_NETWORKS = 1 + 2 * MMEBM_MAX_MODALITIES };
 
 static mmebm_status find_preset(mmebm_context *context, const char *name, const mmebm_preset **preset)
@@ -86,7 +86,7 @@ static mmebm_status build_network(mmebm_context *context, const mmebm_preset *pr
     if (k == 0) {
         MMEBM_TRY(mmebm_network_create(context, "energy", network));
         MMEBM_TRY(preset->energy(*network, options, 0));
-        return mmebm_network_finish(*network, MMEBM_INIT_XAVIER_NORMAL, network_seed(options->seed, k));
+        return mmebm_network_finish(*network, preset->energy_initialiser, network_seed(options->seed, k));
     }
     const int is_decoder = k <= modalities;
     const uint32_t i = is_decoder ? k - 1 : k - 1 - modalities;
@@ -108,12 +108,14 @@ static mmebm_status create_model(mmebm_context *context, const mmebm_preset *pre
     for (uint32_t i = 0; i < modalities; ++i) {
         MMEBM_TRY(mmebm_modality_init(&list[i]));
         preset->modality(options, i, &list[i]);
+        list[i].scale = options->likelihood_scale;
         decoders[i] = networks[1 + i];
         encoders[i] = networks[1 + modalities + i];
     }
     model_options.n_modalities = modalities;
     model_options.modalities = list;
     model_options.latent_size = options->latent_size;
+    model_options.posterior_floor = options->posterior_floor;
     return mmebm_model_create(context, &model_options, networks[0], decoders, encoders, model);
 }
 

@@ -76,5 +76,10 @@ static mmebm_status encoder(mmebm_network *network, const mmebm_preset_options *
     return mmebm__preset_heads(network, x, options->latent_size);
 }
 
-const mmebm_preset mmebm__preset_mlp = {
-    .name = "mlp", .check = check, .modality = modality, .energy = energy, .decoder = decoder, .encoder = encoder};
+const mmebm_preset mmebm__preset_mlp = {.name = "mlp",
+                                        .energy_initialiser = MMEBM_INIT_XAVIER_NORMAL,
+                                        .check = check,
+                                        .modality = modality,
+                                        .energy = energy,
+                                        .decoder = decoder,
+                                        .encoder = encoder};

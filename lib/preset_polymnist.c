@@ -16,7 +16,7 @@ enum { MIN_IMAGE_SIZE = 8, MAX_IMAGE_SIZE = 65536, NAME_SIZE = 48 };
 static const float leaky_slope = 0.2f; /* of decoders and encoders */
 static const float branch_scale = 0.1f; /* of the residual branch of decoders and encoders */
 
-static mmebm_status check(mmebm_context *context, const mmebm_preset_options *options)
+mmebm_status mmebm__preset_images_check(mmebm_context *context, const mmebm_preset_options *options)
 {
     MMEBM_TRY(mmebm__preset_need(context, "image_size", options->image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE));
     if (options->image_size % 4)
@@ -28,7 +28,7 @@ static mmebm_status check(mmebm_context *context, const mmebm_preset_options *op
     return mmebm__preset_need(context, "stem_channels", options->stem_channels, 1, MMEBM_PRESET_MAX_WIDTH);
 }
 
-static void modality(const mmebm_preset_options *options, uint32_t i, mmebm_modality *modality)
+void mmebm__preset_image_modality(const mmebm_preset_options *options, uint32_t i, mmebm_modality *modality)
 {
     (void)i;
     modality->rank = 3;
@@ -36,8 +36,8 @@ static void modality(const mmebm_preset_options *options, uint32_t i, mmebm_moda
     modality->shape[2] = options->channels;
 }
 
-static mmebm_status image_input(mmebm_network *network, const mmebm_preset_options *options, const char *name,
-                                mmebm_node *node)
+mmebm_status mmebm__preset_image_input(mmebm_network *network, const mmebm_preset_options *options, const char *name,
+                                       mmebm_node *node)
 {
     const int64_t shape[3] = {options->image_size, options->image_size, options->channels};
     return mmebm_network_input(network, name, 3, shape, node);
@@ -100,17 +100,17 @@ static mmebm_status energy_block(mmebm_network *network, mmebm_node x, const cha
     return mmebm_network_add(network, branch, 1.0f, shortcut, 1.0f, node);
 }
 
-static mmebm_status energy(mmebm_network *network, const mmebm_preset_options *options, uint32_t i)
+mmebm_status mmebm__preset_image_energy(mmebm_network *network, const mmebm_preset_options *options,
+                                        mmebm_preset_stem stem)
 {
-    (void)i;
     static const int blocks[] = {BLOCK_DOWN | BLOCK_HEAD, BLOCK_DOWN, 0, 0};
     mmebm_node stems[MMEBM_MAX_MODALITIES], x;
     char name[NAME_SIZE];
     for (uint32_t m = 0; m < options->n_modalities; ++m) {
         snprintf(name, sizeof name, "x%u", (unsigned)m);
-        MMEBM_TRY(image_input(network, options, name, &x));
+        MMEBM_TRY(mmebm__preset_image_input(network, options, name, &x));
         snprintf(name, sizeof name, "stem%u", (unsigned)m);
-        MMEBM_TRY(conv(network, x, "", name, 3, options->stem_channels, 0, &stems[m]));
+        MMEBM_TRY(stem(network, x, name, options->stem_channels, &stems[m]));
     }
     MMEBM_TRY(mmebm_network_concat(network, options->n_modalities, stems, &x));
     for (unsigned b = 0; b < sizeof blocks / sizeof blocks[0]; ++b) {
@@ -121,6 +121,17 @@ static mmebm_status energy(mmebm_network *network, const mmebm_preset_options *o
     MMEBM_TRY(mmebm_network_global_avg_pool(network, x, &x)); /* E6 */
     MMEBM_TRY(mmebm__preset_linear(network, x, "head", 1, 0, &x));
     return mmebm_network_output(network, x, "energy");
+}
+
+static mmebm_status stem(mmebm_network *network, mmebm_node x, const char *name, int64_t out, mmebm_node *node)
+{
+    return conv(network, x, "", name, 3, out, 0, node);
+}
+
+static mmebm_status energy(mmebm_network *network, const mmebm_preset_options *options, uint32_t i)
+{
+    (void)i;
+    return mmebm__preset_image_energy(network, options, stem);
 }
 
 /* ---- decoders and encoders */
@@ -169,7 +180,7 @@ static mmebm_status encoder(mmebm_network *network, const mmebm_preset_options *
     (void)i;
     const int64_t nf = options->nf;
     mmebm_node x;
-    MMEBM_TRY(image_input(network, options, "x", &x));
+    MMEBM_TRY(mmebm__preset_image_input(network, options, "x", &x));
     MMEBM_TRY(conv(network, x, "", "image", 3, nf, 1, &x));
     MMEBM_TRY(residual_block(network, x, "block1", nf, &x));
     MMEBM_TRY(mmebm_network_avg_pool(network, x, 3, 2, 1, &x));
@@ -180,8 +191,9 @@ static mmebm_status encoder(mmebm_network *network, const mmebm_preset_options *
 }
 
 const mmebm_preset mmebm__preset_polymnist = {.name = "polymnist",
-                                              .check = check,
-                                              .modality = modality,
+                                              .energy_initialiser = MMEBM_INIT_XAVIER_NORMAL,
+                                              .check = mmebm__preset_images_check,
+                                              .modality = mmebm__preset_image_modality,
                                               .energy = energy,
                                               .decoder = decoder,
                                               .encoder = encoder};
