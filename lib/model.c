@@ -287,7 +287,7 @@ static mmebm_status upload_weights(mmebm_context *context, const mmebm_graph gra
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
         const size_t count = graphs[p].weight_count;
         MMEBM_TRY(mmebm__device_floats(context, count, &device[p]));
-        MMEBM_TRY(context->ops->upload(context->device, device[p], weights[p], count * sizeof(float)));
+        if (weights) MMEBM_TRY(context->ops->upload(context->device, device[p], weights[p], count * sizeof(float)));
     }
     return context->ops->synchronize(context->device);
 }

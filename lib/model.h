@@ -33,7 +33,8 @@ void mmebm__model_retain(mmebm_model *model);
 void mmebm__model_release(mmebm_model *model);
 
 /* Checks options (struct sizes included) and the three graphs against them, takes the graphs over (zeroes *graphs)
- * and uploads weights[p] (host). On failure the graphs stay the caller's. */
+ * and uploads weights[p] (host; weights NULL: they stay zero, the file reader writes them to the device). On failure
+ * the graphs stay the caller's. */
 mmebm_status mmebm__model_assemble(mmebm_context *context, const mmebm_model_options *options,
                                    mmebm_graph graphs[MMEBM_PART_COUNT], const float *const weights[MMEBM_PART_COUNT],
                                    mmebm_model **model);
