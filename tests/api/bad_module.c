@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Backend modules for test_context.c: the reference backend under the name BACKEND_NAME, right in variant GOOD, in
+ * every other one wrong in one way. tests/api/meson.build says which file has which VARIANT and what ENTRY is called.
+ */
+#include "backend_api.h"
+
+enum { GOOD = 0, STALE = 1, REFUSES = 2, SHORT_TABLE = 3, OTHER_NAME = 4, EMPTY_ENTRY = 5, NO_DEVICE = 6 };
+
+static mmebm_status open_nothing(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
+{
+    (void)device;
+    return host->fail(host->owner, MMEBM_E_DEVICE, "no device for %u threads", (unsigned)n_threads);
+}
+
+__attribute__((visibility("default"))) const mmebm_backend_ops *ENTRY(uint32_t core_abi);
+
+const mmebm_backend_ops *ENTRY(uint32_t core_abi)
+{
+    static mmebm_backend_ops ops;
+    if (core_abi != MMEBM_BACKEND_ABI || VARIANT == REFUSES) return NULL;
+    ops = *mmebm__reference_backend();
+    ops.name = VARIANT == OTHER_NAME ? "another" : BACKEND_NAME;
+    if (VARIANT == STALE) ops.abi = MMEBM_BACKEND_ABI + 6;
+    if (VARIANT == SHORT_TABLE) ops.struct_size = 64;
+    if (VARIANT == EMPTY_ENTRY) ops.langevin = NULL;
+    if (VARIANT == NO_DEVICE) ops.device_open = open_nothing;
+    return &ops;
+}
