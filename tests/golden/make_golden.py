@@ -88,14 +88,14 @@ def network_vectors():
 
 # rate, beta1, beta2, epsilon. epsilon is about as large as a typical gradient, so that an update depends on the
 # gradient's size and not only on its sign.
-ADAM = {"energy": (0.01, 0.5, 0.9, 4.0), "generator": (0.02, 0.9, 0.99, 2.0), "inference": (0.03, 0.8, 0.999, 0.2)}
+ADAM = {"energy": (0.01, 0.5, 0.9, 0.75), "generator": (0.02, 0.9, 0.99, 1.0), "inference": (0.03, 0.8, 0.999, 0.2)}
 # Two settings, as mmebm_trainer_options, mmebm_model_options and mmebm_modality name them.
 PLAIN = dict(
-    k_x=3, l_x=4.0, drift_clamp=0.0, k_z=3, l_z=0.05, drift_norm_clip=0.0, reduction="sum", temperature=0.01,
+    k_x=3, l_x=4.0, drift_clamp=0.0, k_z=3, l_z=0.05, drift_norm_clip=0.0, reduction="sum", temperature=0.05,
     weight_reconstruction=1.0, weight_synthesis=1.0, weight_inference=1.0, weight_inference_revised=1.0,
     energy_penalty=0.0)
 EVERY_OPTION = dict(
-    k_x=2, l_x=6.0, drift_clamp=0.02, k_z=2, l_z=0.1, drift_norm_clip=0.06, reduction="mean", temperature=0.02,
+    k_x=2, l_x=6.0, drift_clamp=0.02, k_z=2, l_z=0.1, drift_norm_clip=0.06, reduction="mean", temperature=0.1,
     weight_reconstruction=0.7, weight_synthesis=1.5, weight_inference=0.8, weight_inference_revised=0.4,
     energy_penalty=0.01)
 
@@ -140,7 +140,7 @@ def main():
     vectors = {}
     modality = algorithm.Modality
     training_vectors(vectors, "plain", PLAIN, {}, modalities=[modality(), modality(), modality()])
-    training_vectors(vectors, "every_option", EVERY_OPTION, {"energy": 100.0, "generator": 300.0, "inference": 5.0},
+    training_vectors(vectors, "every_option", EVERY_OPTION, {"energy": 20.0, "generator": 300.0, "inference": 5.0},
                      modalities=[modality(scale=0.9, weight=1.2), modality("laplace", 0.75), modality(weight=0.5)],
                      prior="laplace", prior_scale=0.8, posterior="laplace", posterior_scale="softmax", floor=0.02)
     safetensors_file.write(os.path.join(folder, "training.safetensors"), vectors)

@@ -66,8 +66,8 @@ class Polymnist:
 
     def energy_block(self, x, name, out, down, head):
         branch = x if head else F.relu(x)
-        branch = self.w.conv(branch, name + ".conv1", out, bias=False)
-        branch = self.w.conv(F.relu(branch), name + ".conv2", out, bias=False)
+        branch = self.w.conv(branch, name + ".conv0", out, bias=False)
+        branch = self.w.conv(F.relu(branch), name + ".conv1", out, bias=False)
         shortcut = x
         if down or x.shape[1] != out:
             shortcut = self.w.conv(shortcut, name + ".shortcut", out, kernel=1, bias=False)
@@ -77,9 +77,9 @@ class Polymnist:
 
     def energy(self, xs):
         h = torch.cat([self.w.conv(x, "energy.stem%d" % i, self.stem, bias=False) for i, x in enumerate(xs)], 1)
-        for number, (down, head) in enumerate([(True, True), (True, False), (False, False), (False, False)]):
+        for number, (down, head) in enumerate([(True, True), (True, False), (False, False), (False, False)], 1):
             h = self.energy_block(h, "energy.block%d" % number, self.nef, down, head)
-        return self.w.linear(F.relu(h).mean((2, 3)), "energy.out", 1, bias=False)[:, 0]
+        return self.w.linear(F.relu(h).mean((2, 3)), "energy.head", 1, bias=False)[:, 0]
 
     # ---- encoders and decoders: ruling E14
 
@@ -92,21 +92,21 @@ class Polymnist:
 
     def encode(self, i, x):
         name = "encoder%d" % i
-        h = self.w.conv(x, name + ".in", self.nf)
-        h = F.avg_pool2d(self.residual(h, name + ".block0", self.nf), 3, 2, 1)
-        h = F.avg_pool2d(self.residual(h, name + ".block1", 2 * self.nf), 3, 2, 1)
-        h = self.residual(h, name + ".block2", 4 * self.nf)
+        h = self.w.conv(x, name + ".image", self.nf)
+        h = F.avg_pool2d(self.residual(h, name + ".block1", self.nf), 3, 2, 1)
+        h = F.avg_pool2d(self.residual(h, name + ".block2", 2 * self.nf), 3, 2, 1)
+        h = self.residual(h, name + ".block3", 4 * self.nf)
         flat, shape = h.flatten(1), tuple(h.shape[1:])
-        return tuple(self.w.linear(flat, name + end, self.latent, from_map=shape) for end in (".mean", ".raw"))
+        return tuple(self.w.linear(flat, name + end, self.latent, from_map=shape) for end in (".head_mean", ".head_scale"))
 
     def decode(self, i, z):
         name = "decoder%d" % i
         shape = (4 * self.nf, self.image // 4, self.image // 4)
-        h = self.w.linear(z, name + ".in", shape[0] * shape[1] * shape[2], to_map=shape).reshape(-1, *shape)
-        h = F.interpolate(self.residual(h, name + ".block0", 2 * self.nf), scale_factor=2, mode="nearest")
-        h = F.interpolate(self.residual(h, name + ".block1", self.nf), scale_factor=2, mode="nearest")
-        h = self.residual(h, name + ".block2", self.nf)
-        return self.w.conv(F.leaky_relu(h, 0.2), name + ".out", self.channels)
+        h = self.w.linear(z, name + ".start", shape[0] * shape[1] * shape[2], to_map=shape).reshape(-1, *shape)
+        h = F.interpolate(self.residual(h, name + ".block1", 2 * self.nf), scale_factor=2, mode="nearest")
+        h = F.interpolate(self.residual(h, name + ".block2", self.nf), scale_factor=2, mode="nearest")
+        h = self.residual(h, name + ".block3", self.nf)
+        return self.w.conv(F.leaky_relu(h, 0.2), name + ".image", self.channels)
 
     def decode_all(self, z):
         return [self.decode(i, z) for i in range(self.modalities)]

@@ -37,8 +37,8 @@ static const float *find(const fixture *f, const char *name, size_t wanted)
     return values && count == wanted ? values : NULL;
 }
 
-/* Largest error over the largest entry. */
-static void check_close(const char *name, const float *got, const float *wanted, size_t count, double allowed)
+/* The largest error is below `bound` times the largest entry plus `rounding`. */
+static void check_close(const char *name, const float *got, const float *wanted, size_t count, double rounding)
 {
     double error = 0.0, size = 0.0;
     for (size_t i = 0; i < count; ++i) {
@@ -46,14 +46,14 @@ static void check_close(const char *name, const float *got, const float *wanted,
         if (!(difference <= error)) error = difference; /* a NaN stays */
         if (fabs((double)wanted[i]) > size) size = fabs((double)wanted[i]);
     }
-    CHECK_MSG(error <= allowed * size, "%s: largest error %.3g of %.3g, allowed %.3g", name, error, size,
-              allowed * size);
+    const double allowed = bound * size + rounding;
+    CHECK_MSG(error <= allowed, "%s: largest error %.3g of %.3g, allowed %.3g", name, error, size, allowed);
 }
 
 static void compare(const fixture *f, const char *name, const float *got, size_t count)
 {
     const float *wanted = find(f, name, count);
-    if (wanted) check_close(name, got, wanted, count, bound);
+    if (wanted) check_close(name, got, wanted, count, 0.0);
 }
 
 static size_t image_floats(const fixture *f)
@@ -331,12 +331,12 @@ static mmebm_trainer_options plain_options(void)
     o.langevin_z = (mmebm_training_chain){.n_steps = 3, .method = MMEBM_ULA, .reduction = MMEBM_REDUCE_SUM,
                                           .step_size = 0.05f};
     o.mala_target = 0.0f;
-    o.energy = (mmebm_adam_options){.rate = 0.01f, .beta1 = 0.5f, .beta2 = 0.9f, .epsilon = 4.0f};
-    o.generator = (mmebm_adam_options){.rate = 0.02f, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 2.0f};
+    o.energy = (mmebm_adam_options){.rate = 0.01f, .beta1 = 0.5f, .beta2 = 0.9f, .epsilon = 0.75f};
+    o.generator = (mmebm_adam_options){.rate = 0.02f, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1.0f};
     o.inference = (mmebm_adam_options){.rate = 0.03f, .beta1 = 0.8f, .beta2 = 0.999f, .epsilon = 0.2f};
     o.weight_reconstruction = o.weight_synthesis = o.weight_inference = o.weight_inference_revised = 1.0f;
     o.energy_penalty = 0.0f;
-    o.temperature = 0.01f;
+    o.temperature = 0.05f;
     o.data_noise = 0.0f;
     o.ema = 0.0f;
     o.schedule_steps = 0;
@@ -352,7 +352,7 @@ static mmebm_trainer_options every_option(mmebm_model *model)
                                           .step_size = 6.0f, .drift_clamp = 0.02f};
     o.langevin_z = (mmebm_training_chain){.n_steps = 2, .method = MMEBM_ULA, .reduction = MMEBM_REDUCE_MEAN,
                                           .step_size = 0.1f, .drift_norm_clip = 0.06f};
-    o.energy.clip_norm = 100.0f;
+    o.energy.clip_norm = 20.0f;
     o.generator.clip_norm = 300.0f;
     o.inference.clip_norm = 5.0f;
     o.weight_reconstruction = 0.7f;
@@ -360,7 +360,7 @@ static mmebm_trainer_options every_option(mmebm_model *model)
     o.weight_inference = 0.8f;
     o.weight_inference_revised = 0.4f;
     o.energy_penalty = 0.01f;
-    o.temperature = 0.02f;
+    o.temperature = 0.1f;
     model->modalities[0].scale = 0.9f;
     model->modalities[0].weight = 1.2f;
     model->modalities[1].likelihood = MMEBM_LAPLACE;
@@ -383,7 +383,7 @@ static void check_diagnostics(const fixture *f, const mmebm_trainer *trainer, co
         const float *wanted = find(f, key, 1);
         CHECK_MSG(mmebm_trainer_diagnostic(trainer, checked_diagnostics[d], &value) == MMEBM_OK, "%s", key);
         const float got = (float)value;
-        if (wanted) check_close(key, &got, wanted, 1, bound);
+        if (wanted) check_close(key, &got, wanted, 1, 0.0);
     }
 }
 
@@ -408,8 +408,12 @@ static void check_changes(const fixture *f, const char *case_name)
         char weight[128];
         snprintf(weight, sizeof weight, "weight/%s", name);
         const float *before = find(f, weight, count);
-        for (size_t i = 0; before && i < count; ++i) now[i] -= before[i];
-        check_close(key, now, wanted, count, bound);
+        double largest = 0.0;
+        for (size_t i = 0; before && i < count; ++i) {
+            largest = fmax(largest, fabs((double)now[i]));
+            now[i] -= before[i];
+        }
+        check_close(key, now, wanted, count, 2.0 * single * largest); /* the weight itself is rounded at each step */
         free(now);
     }
 }
@@ -421,7 +425,8 @@ static void train(const char *name, int every)
     const mmebm_trainer_options options = every ? every_option(f.model) : plain_options();
     mmebm_trainer *trainer = NULL;
     CHECK_MSG(mmebm_trainer_create(f.model, &options, &trainer) == MMEBM_OK, "%s", mmebm_last_error(f.context));
-    for (int step = 0; trainer && step < 2; ++step) {
+    REQUIRE(trainer);
+    for (int step = 0; step < 2; ++step) {
         char prefix[32];
         float *x[M];
         mmebm_view views[M];

@@ -45,7 +45,7 @@ static void vectors_close(vectors *v)
 /* The values of a tensor and their number; NULL if there is none of that name. */
 static const float *vectors_find(const vectors *v, const char *name, size_t *count)
 {
-    char key[160];
+    char key[192];
     snprintf(key, sizeof key, "\"%s\":{", name);
     const char *entry = strstr(v->header, key);
     const char *offsets = entry ? strstr(entry, "\"data_offsets\":[") : NULL;
