@@ -190,7 +190,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_create(mmebm_context *context
                                                          mmebm_network **network);
 MMEBM_API void mmebm_network_destroy(mmebm_network **network);
 
-/* shape: of one tuple, rank 1 [features] .. 3 [height, width, channels]. */
+/* shape: of one tuple, rank 1 [features] .. 3 [height, width, channels]. Names of networks, inputs, layers and outputs
+ * are made of A-Z a-z 0-9 _ . - and may be NULL. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_input(mmebm_network *network, const char *name, uint32_t rank,
                                                         const int64_t *shape, mmebm_node *node);
 
@@ -205,10 +206,10 @@ typedef struct mmebm_conv2d_options {
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_conv2d_options_init_sized(mmebm_conv2d_options *options, size_t size);
 #define mmebm_conv2d_options_init(options) mmebm_conv2d_options_init_sized((options), sizeof *(options))
 
-/* [h, w, c] -> [(h + 2p - k) / s + 1, ..., out_channels]; weight [out, kh, kw, in]. */
+/* [h, w, c] -> [(h + 2p - k) / s + 1, ..., out_channels], 0 <= p < k; weight [out, kh, kw, in]. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_conv2d(mmebm_network *network, mmebm_node x,
                                                          const mmebm_conv2d_options *options, mmebm_node *node);
-/* [h, w, c] -> [(h - 1) s - 2p + k + output_padding, ..., out_channels]; weight [in, kh, kw, out]. */
+/* [h, w, c] -> [(h - 1) s - 2p + k + output_padding, ..., out_channels], output_padding < s; weight [in, kh, kw, out]. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_conv_transpose2d(mmebm_network *network, mmebm_node x,
                                                                    const mmebm_conv2d_options *options,
                                                                    mmebm_node *node);
@@ -266,14 +267,15 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_reshape(mmebm_network *networ
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_batch_norm(mmebm_network *network, mmebm_node x, float epsilon,
                                                              float momentum, mmebm_node *node);
 
-/* Declares x as the next output. */
+/* Declares x, a layer that is no output yet, as the next output. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_output(mmebm_network *network, mmebm_node x, const char *name);
 
 enum {
     MMEBM_INIT_XAVIER_NORMAL = 1, /* weights N(0, 2 / (fan_in + fan_out)), biases 0 */
     MMEBM_INIT_PYTORCH = 2        /* weights and biases U(-1, 1) / sqrt(fan_in): PyTorch's default */
 };
-/* Ends building and draws the weights from seed. At least one input and one output. */
+/* Ends building and draws the weights from seed. Wants at least one input and one output, and that every layer leads to
+ * an output; an input need not. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_finish(mmebm_network *network, uint32_t initialiser, uint64_t seed);
 
 /* Shape of one tuple at a node; shape takes MMEBM_MAX_RANK entries. */
