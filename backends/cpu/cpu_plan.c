@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Making, loading and destroying plans. oneDNN's operations are built by the workers, several at once, since each
+ * takes milliseconds and must see one OpenMP thread.
+ */
+#include "cpu_plan.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "cpu_elementwise.h"
+
+enum {
+    CHUNK_VECTORS = 64,            /* rows of a chunk of vector networks */
+    CHUNK_IMAGES = 8,              /* and of image networks ... */
+    CHUNK_LARGE_IMAGES = 4,        /* ... whose row has more than LARGE_ROW floats of activations */
+    SMALL_ROW = 16384,
+    LARGE_ROW = 1000000
+};
+
+void *mmebm__cpu_plan_take(mmebm_plan *plan, size_t size)
+{
+    const mmebm_host *host = plan->device->host;
+    const size_t head = mmebm__cpu_round_up(sizeof(cpu_plan_memory)), whole = head + mmebm__cpu_round_up(size);
+    cpu_plan_memory *memory = host->allocate(host->owner, whole, 64);
+    if (!memory) return NULL;
+    memset(memory, 0, whole);
+    memory->next = plan->memory;
+    memory->size = whole;
+    plan->memory = memory;
+    plan->size += whole;
+    return (char *)memory + head;
+}
+
+void mmebm__cpu_plan_destroy(mmebm_plan *plan)
+{
+    if (!plan) return;
+    const mmebm_host *host = plan->device->host;
+    if (plan->matrices)
+        for (uint32_t m = 0; m < plan->matrix_count; ++m) mmebm__cpu_matrix_destroy(&plan->matrices[m]);
+    while (plan->memory) {
+        cpu_plan_memory *memory = plan->memory;
+        plan->memory = memory->next;
+        host->release(host->owner, memory, memory->size);
+    }
+    host->release(host->owner, plan, sizeof *plan);
+}
+
+size_t mmebm__cpu_plan_size(const mmebm_plan *plan)
+{
+    return plan->size + sizeof *plan;
+}
+
+static mmebm_status no_memory(const mmebm_plan *plan, const char *what)
+{
+    const mmebm_host *host = plan->device->host;
+    return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for %s of a plan", what);
+}
+
+/* By the graph alone: a row's bits must not depend on the plan's capacity. */
+static int64_t chunk_rows(const mmebm_graph *graph)
+{
+    int64_t floats = 0;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) floats += graph->layers[l].count;
+    return floats <= SMALL_ROW ? CHUNK_VECTORS : floats <= LARGE_ROW ? CHUNK_IMAGES : CHUNK_LARGE_IMAGES;
+}
+
+/* ---- operations */
+
+static mmebm_status make_matrices(mmebm_plan *plan)
+{
+    plan->matrices = mmebm__cpu_plan_take(plan, plan->matrix_count * sizeof *plan->matrices);
+    plan->norms = mmebm__cpu_plan_take(plan, plan->norm_count * sizeof *plan->norms);
+    if (!plan->matrices || !plan->norms) return no_memory(plan, "the layers");
+    for (uint32_t n = 0; n < plan->node_count; ++n) {
+        const cpu_node *node = &plan->nodes[n];
+        if (node->norm >= 0) {
+            cpu_norm *norm = &plan->norms[node->norm];
+            norm->channels = node->layer->shape[node->layer->rank - 1];
+            norm->data = mmebm__cpu_plan_take(plan, 4 * (size_t)norm->channels * sizeof *norm->data);
+            if (!norm->data) return no_memory(plan, "the layers");
+        }
+        if (node->matrix < 0) continue;
+        const cpu_edge *edge = &plan->edges[node->first_edge];
+        const cpu_node *from = &plan->nodes[edge->node];
+        const cpu_matrix_wish wish = {.rows = plan->chunk,
+                                      .bf16 = from->bf16,
+                                      .target_bf16 = node->bf16,
+                                      .activation = node->activation,
+                                      .slope = node->slope,
+                                      .input_gradient = from->has_gradient,
+                                      .add_input_gradient = edge->add,
+                                      .weight_gradient = plan->spec.weight_gradient};
+        if (!mmebm__cpu_matrix_create(&plan->matrices[node->matrix], plan->device->dnnl, plan->spec.graph, node->layer,
+                                      &wish))
+            return no_memory(plan, "the operations");
+    }
+    return MMEBM_OK;
+}
+
+static void build_matrix(void *argument, uint32_t thread, int64_t item)
+{
+    const mmebm_plan *plan = argument;
+    cpu_op *ops[3];
+    (void)thread;
+    const uint32_t count = mmebm__cpu_matrix_ops(&plan->matrices[item], ops);
+    for (uint32_t i = 0; i < count; ++i) mmebm__op_build(ops[i]);
+}
+
+static mmebm_status build_matrices(mmebm_plan *plan)
+{
+    const mmebm_host *host = plan->device->host;
+    mmebm__cpu_threads_run(plan->device->threads, plan->matrix_count, build_matrix, plan);
+    for (uint32_t n = 0; n < plan->node_count; ++n) {
+        cpu_op *ops[3];
+        if (plan->nodes[n].matrix < 0) continue;
+        cpu_matrix *matrix = &plan->matrices[plan->nodes[n].matrix];
+        const char *tensor = plan->spec.graph->tensors[plan->nodes[n].layer->weight].name;
+        const uint32_t count = mmebm__cpu_matrix_ops(matrix, ops);
+        for (uint32_t i = 0; i < count; ++i) {
+            if (*mmebm__op_problem(ops[i]))
+                return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cpu: no %s operation for the layer of '%s': %s",
+                                  plan->bf16 ? "bf16" : "f32", tensor, mmebm__op_problem(ops[i]));
+            host->log(host->owner, MMEBM_LOG_DEBUG, "cpu: '%s' operation %u: %s", tensor, i,
+                      mmebm__op_implementation(ops[i]));
+        }
+        mmebm__cpu_matrix_sizes(matrix, &plan->scratch);
+    }
+    return MMEBM_OK;
+}
+
+/* ---- memory */
+
+static mmebm_status take_weights(mmebm_plan *plan)
+{
+    for (uint32_t m = 0; m < plan->matrix_count; ++m) {
+        cpu_matrix *matrix = &plan->matrices[m];
+        cpu_product *products[2] = {&matrix->forward, &matrix->backward};
+        for (int i = 0; i < 2; ++i) {
+            if (!products[i]->op) continue;
+            products[i]->weights = mmebm__cpu_plan_take(plan, products[i]->weight_bytes);
+            if (!products[i]->weights) return no_memory(plan, "the packed weights");
+        }
+        matrix->bias = mmebm__cpu_plan_take(plan, matrix->bias_count * sizeof(float));
+        if (!matrix->bias) return no_memory(plan, "the packed weights");
+    }
+    return MMEBM_OK;
+}
+
+/* A workspace: values and gradients, oneDNN's scratch, our scratch, one gradient in the other element type. */
+static mmebm_status take_workspaces(mmebm_plan *plan)
+{
+    const uint32_t threads = mmebm__cpu_threads_count(plan->device->threads);
+    plan->scratch.op = mmebm__cpu_round_up(plan->scratch.op);
+    plan->scratch.other = mmebm__cpu_round_up(plan->scratch.other);
+    for (uint32_t n = 0; n < plan->node_count; ++n) {
+        const cpu_node *node = &plan->nodes[n];
+        if (node->matrix < 0 || !node->has_gradient) continue;
+        if (plan->matrices[node->matrix].bf16 == node->bf16) continue;
+        const size_t bytes = mmebm__cpu_round_up((size_t)(node->count * plan->chunk) * sizeof(uint16_t));
+        if (plan->convert_bytes < bytes) plan->convert_bytes = bytes;
+    }
+    plan->workspace = plan->value_bytes + plan->scratch.op + plan->scratch.other + plan->convert_bytes;
+    plan->workspaces = mmebm__cpu_plan_take(plan, threads * sizeof *plan->workspaces);
+    if (!plan->workspaces) return no_memory(plan, "the workspaces");
+    for (uint32_t t = 0; t < threads; ++t) {
+        plan->workspaces[t] = mmebm__cpu_plan_take(plan, plan->workspace);
+        if (!plan->workspaces[t]) return no_memory(plan, "the workspaces");
+    }
+    return MMEBM_OK;
+}
+
+/* Partial sums of the weight gradient, in the packed layouts. */
+static mmebm_status take_sums(mmebm_plan *plan)
+{
+    if (!plan->spec.weight_gradient) return MMEBM_OK;
+    for (uint32_t n = 0; n < plan->node_count; ++n) {
+        cpu_node *node = &plan->nodes[n];
+        size_t floats = 0;
+        if (node->matrix >= 0)
+            floats = mmebm__cpu_matrix_gradient_floats(&plan->matrices[node->matrix]) +
+                     plan->matrices[node->matrix].bias_count;
+        if (node->norm >= 0) floats = 4 * (size_t)plan->norms[node->norm].channels;
+        node->sums = plan->sums_floats;
+        plan->sums_floats += (floats + 15) / 16 * 16;
+    }
+    const int64_t chunks = (plan->spec.capacity + plan->chunk - 1) / plan->chunk;
+    plan->group_count = (uint32_t)(chunks < CPU_MAX_GROUPS ? chunks : CPU_MAX_GROUPS);
+    for (uint32_t g = 0; g < plan->group_count; ++g) {
+        plan->sums[g] = mmebm__cpu_plan_take(plan, plan->sums_floats * sizeof(float));
+        if (!plan->sums[g]) return no_memory(plan, "the weight gradient");
+    }
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cpu_plan_create(mmebm_device *device, const mmebm_plan_spec *spec, mmebm_plan **out)
+{
+    const mmebm_host *host = device->host;
+    *out = NULL;
+    if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16)
+        return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cpu: precision %u is not offered, only f32 and bf16",
+                          spec->precision);
+    mmebm_plan *plan = host->allocate(host->owner, sizeof *plan, 64);
+    if (!plan) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
+    memset(plan, 0, sizeof *plan);
+    plan->device = device;
+    plan->spec = *spec;
+    plan->bf16 = spec->precision == MMEBM_PRECISION_BF16;
+    plan->chunk = chunk_rows(spec->graph);
+    mmebm_status status = mmebm__cpu_make_nodes(plan);
+    if (status == MMEBM_OK) status = mmebm__cpu_place_values(plan);
+    if (status == MMEBM_OK) status = make_matrices(plan);
+    if (status == MMEBM_OK) status = build_matrices(plan);
+    if (status == MMEBM_OK) status = take_weights(plan);
+    if (status == MMEBM_OK) status = take_sums(plan);
+    if (status == MMEBM_OK) status = take_workspaces(plan);
+    if (status != MMEBM_OK) {
+        mmebm__cpu_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return MMEBM_OK;
+}
+
+/* ---- weights */
+
+typedef struct load_job {
+    const mmebm_plan *plan;
+    const float *weights;
+    int *error;
+} load_job;
+
+static void load_norm(const mmebm_plan *plan, const cpu_node *node, const float *weights)
+{
+    const cpu_norm *norm = &plan->norms[node->norm];
+    const mmebm_tensor *tensors = plan->spec.graph->tensors;
+    const float *gain = weights + tensors[node->layer->weight].offset, *shift = weights + tensors[node->layer->bias].offset;
+    const float *mean = weights + tensors[node->layer->mean].offset;
+    const float *variance = weights + tensors[node->layer->variance].offset;
+    for (int64_t c = 0; c < norm->channels; ++c) {
+        const double inverse = 1.0 / sqrt((double)variance[c] + node->layer->epsilon);
+        norm->data[c] = (float)(gain[c] * inverse);
+        norm->data[norm->channels + c] = (float)(shift[c] - mean[c] * gain[c] * inverse);
+        norm->data[2 * norm->channels + c] = mean[c];
+        norm->data[3 * norm->channels + c] = (float)inverse;
+    }
+}
+
+static void load_node(void *argument, uint32_t thread, int64_t item)
+{
+    const load_job *job = argument;
+    const mmebm_plan *plan = job->plan;
+    const cpu_node *node = &plan->nodes[item];
+    char *base = plan->workspaces[thread] + plan->value_bytes;
+    const cpu_scratch scratch = {base, base + plan->scratch.op};
+    if (node->norm >= 0) load_norm(plan, node, job->weights);
+    if (node->matrix < 0) return;
+    const int error = mmebm__cpu_matrix_load(&plan->matrices[node->matrix], thread, job->weights, &scratch);
+    if (error) __atomic_store_n(job->error, error, __ATOMIC_RELAXED);
+}
+
+mmebm_status mmebm__cpu_plan_load_weights(mmebm_plan *plan, const float *weights)
+{
+    const mmebm_host *host = plan->device->host;
+    int error = 0;
+    load_job job = {plan, weights, &error};
+    mmebm__cpu_threads_run(plan->device->threads, plan->node_count, load_node, &job);
+    if (error) return host->fail(host->owner, MMEBM_E_DEVICE, "cpu: oneDNN could not pack weights (status %d)", error);
+    return MMEBM_OK;
+}
