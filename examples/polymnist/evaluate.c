@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The numbers at the end: coherence of samples drawn without anything given, of pictures filled in from one and from
+ * four given ones, and energies of real against shuffled tuples. The test set is shuffled (polymnist.c), so that a part
+ * of it shows all digits.
+ */
+#include "evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "interrupt.h"
+#include "message.h"
+#include "random.h"
+
+enum {
+    SAMPLES = 1000,       /* unconditional tuples */
+    TUPLES_FOR_ONE = 400, /* test tuples; each is judged from every single modality */
+    TUPLES_FOR_FOUR = 400,/* each for every left-out modality */
+    ENERGY_TUPLES = 1000,
+    PORTION = 200,        /* tuples held at once */
+    STREAM_SHUFFLED = 200 /* random stream of the shuffled tuples */
+};
+
+static uint32_t at_most(uint32_t wanted, uint32_t there)
+{
+    return wanted < there ? wanted : there;
+}
+
+/* ---- drawing */
+
+int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x)
+{
+    mmebm_sample_options o;
+    mmebm_status status = mmebm_sample_options_init(&o);
+    o.seed = d->seed;
+    o.first_chain = first_chain;
+    o.observed = observed;
+    o.start = refine ? MMEBM_START_SAMPLE : MMEBM_START_MEAN;
+    o.langevin_z = refine ? &d->chain_z : NULL;
+    if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "filling in what is missing");
+}
+
+int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x)
+{
+    mmebm_sample_options o;
+    mmebm_status status = mmebm_sample_options_init(&o);
+    o.seed = d->seed;
+    o.first_chain = first_chain;
+    o.langevin_x = revise ? &d->chain_x : NULL;
+    if (status == MMEBM_OK) status = mmebm_sampler_sample(d->sampler, &o, x->view);
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "drawing samples");
+}
+
+/* ---- measures */
+
+int measure_judges(const judges *panel, mmebm_context *context, const polymnist_set *test, measures *m)
+{
+    tuples x;
+    uint8_t digit[PORTION];
+    int bad = 0;
+    m->test_tuples = test->count;
+    memset(m->judge_accuracy, 0, sizeof m->judge_accuracy);
+    if (tuples_create(&x, PORTION)) return -1;
+    for (uint32_t first = 0; first < test->count && !bad; first += PORTION) {
+        const uint32_t n = at_most(PORTION, test->count - first);
+        tuples_use(&x, n);
+        tuples_paint(&x, test, NULL, first);
+        for (uint32_t k = 0; k < MODALITIES && !bad; ++k) {
+            bad = judge_read(panel, context, k, x.x[k], n, digit);
+            for (uint32_t i = 0; i < n && !bad; ++i)
+                m->judge_accuracy[k] += (digit[i] == test->labels[first + i]) / (double)test->count;
+        }
+    }
+    tuples_free(&x);
+    return bad;
+}
+
+int measure_unconditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
+{
+    tuples x;
+    int bad;
+    m->samples = SAMPLES;
+    if (tuples_create(&x, SAMPLES)) return -1;
+    bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated) ||
+          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised);
+    if (!bad) {
+        tuples_use(&x, at_most(SAMPLES, test->count));
+        tuples_paint(&x, test, NULL, 0);
+        bad = coherence_judge(panel, d->context, &x, &m->real);
+    }
+    tuples_free(&x);
+    return bad ? -1 : 0;
+}
+
+/* What was read against what was given, in counts. */
+typedef struct tally {
+    double right, total;
+    double given[DIGIT_CLASSES], read[DIGIT_CLASSES];
+    int finite;
+} tally;
+
+static int tally_picture(const drawing *d, const judges *panel, uint32_t modality, const tuples *x,
+                         const uint8_t *label, tally *t)
+{
+    uint8_t digit[PORTION];
+    for (size_t i = 0; i < (size_t)x->n * PICTURE_VALUES; ++i) t->finite &= isfinite(x->x[modality][i]) != 0;
+    if (!t->finite) return 0;
+    if (judge_read(panel, d->context, modality, x->x[modality], x->n, digit)) return -1;
+    for (uint32_t i = 0; i < x->n; ++i) {
+        t->right += digit[i] == label[i];
+        t->total += 1;
+        t->given[label[i]] += 1;
+        t->read[digit[i]] += 1;
+    }
+    return 0;
+}
+
+/* For each modality m: given only m, or all but m; reads those that were filled in. */
+static int judge_filled_in(const drawing *d, const judges *panel, const polymnist_set *test, uint32_t count,
+                           int from_one, conditional *result)
+{
+    const uint64_t all = (UINT64_C(1) << MODALITIES) - 1;
+    tally t = {.finite = 1};
+    tuples real, filled;
+    int bad = 0;
+    if (tuples_create(&real, PORTION)) return -1;
+    if (tuples_create(&filled, PORTION)) {
+        tuples_free(&real);
+        return -1;
+    }
+    for (uint32_t first = 0; first < count && !bad; first += PORTION) {
+        tuples_use(&real, at_most(PORTION, count - first));
+        tuples_use(&filled, real.n);
+        tuples_paint(&real, test, NULL, first);
+        for (uint32_t m = 0; m < MODALITIES && !bad; ++m) {
+            const uint64_t observed = from_one ? UINT64_C(1) << m : all ^ UINT64_C(1) << m;
+            tuples_copy(&filled, &real);
+            bad = draw_given(d, observed, !from_one, (uint64_t)m << 32 | first, &filled);
+            for (uint32_t k = 0; k < MODALITIES && !bad; ++k)
+                if (!(observed >> k & 1)) bad = tally_picture(d, panel, k, &filled, test->labels + first, &t);
+        }
+    }
+    tuples_free(&real);
+    tuples_free(&filled);
+    *result = (conditional){.pictures = (uint32_t)t.total, .valid = t.finite};
+    if (t.finite && t.total > 0) {
+        result->right = t.right / t.total;
+        for (int c = 0; c < DIGIT_CLASSES; ++c) result->chance += t.given[c] / t.total * (t.read[c] / t.total);
+    }
+    return bad;
+}
+
+int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
+{
+    if (judge_filled_in(d, panel, test, at_most(TUPLES_FOR_ONE, test->count), 1, &m->given_one)) return -1;
+    if (interrupt_came()) return 0;
+    return judge_filled_in(d, panel, test, at_most(TUPLES_FOR_FOUR, test->count), 0, &m->given_four);
+}
+
+/* Five pictures of five different digits, each modality's from another test tuple. */
+static void paint_shuffled(tuples *x, const polymnist_set *test, uint64_t seed)
+{
+    random_stream random = random_start(seed, STREAM_SHUFFLED);
+    for (uint32_t i = 0; i < x->n; ++i) {
+        uint32_t used = 0; /* digits, as bits */
+        for (uint32_t m = 0; m < MODALITIES; ++m) {
+            uint32_t row;
+            do {
+                row = random_below(&random, test->count);
+            } while (used >> test->labels[row] & 1);
+            used |= UINT32_C(1) << test->labels[row];
+            polymnist_paint(test, row, m, tuples_at(x, m, i));
+        }
+    }
+}
+
+int measure_energies(const drawing *d, const polymnist_set *test, measures *m)
+{
+    const uint32_t n = at_most(ENERGY_TUPLES, test->count);
+    const int64_t shape[1] = {n};
+    float *energy = malloc((size_t)2 * n * sizeof *energy);
+    tuples x;
+    mmebm_view real, shuffled;
+    mmebm_status status;
+    m->energy_real = m->energy_shuffled = m->ranked_right = 0;
+    m->energies_valid = 1;
+    if (!energy || tuples_create(&x, n)) {
+        free(energy);
+        return failed("no memory for %u energies", n);
+    }
+    status = mmebm_view_init(&real, energy, 1, shape);
+    if (status == MMEBM_OK) status = mmebm_view_init(&shuffled, energy + n, 1, shape);
+    tuples_paint(&x, test, NULL, 0);
+    if (status == MMEBM_OK) status = mmebm_sampler_energy(d->sampler, x.view, &real);
+    paint_shuffled(&x, test, d->seed);
+    if (status == MMEBM_OK) status = mmebm_sampler_energy(d->sampler, x.view, &shuffled);
+    for (uint32_t i = 0; i < n && status == MMEBM_OK; ++i) {
+        m->energy_real += energy[i] / n;
+        m->energy_shuffled += energy[n + i] / n;
+        m->ranked_right += (energy[i] < energy[n + i]) / (double)n;
+        m->energies_valid &= isfinite(energy[i]) && isfinite(energy[n + i]);
+    }
+    tuples_free(&x);
+    free(energy);
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "asking for energies");
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef POLYMNIST_EVALUATE_H
+#define POLYMNIST_EVALUATE_H
+
+#include "judge.h"
+
+/* What to draw with. */
+typedef struct drawing {
+    mmebm_context *context;
+    mmebm_sampler *sampler;
+    mmebm_langevin_options chain_x, chain_z;
+    uint64_t seed;
+} drawing;
+
+/* How often a filled-in picture shows the digit of the given ones. */
+typedef struct conditional {
+    uint32_t pictures;
+    double right;  /* share */
+    double chance; /* share that would be right if what is read had nothing to do with what was given */
+    int valid;     /* 0: a value was not finite, nothing is counted */
+} conditional;
+
+typedef struct measures {
+    double judge_accuracy[MODALITIES]; /* on the test pictures */
+    uint32_t test_tuples, samples;
+    coherence real;      /* of real test tuples: what the judges allow at best */
+    coherence generated; /* generator means for z ~ p0 */
+    coherence revised;   /* the same after langevin_x */
+    conditional given_one;  /* the mean of one expert, without refinement; the four others are read */
+    conditional given_four; /* refined by langevin_z; the fifth is read */
+    double energy_real, energy_shuffled; /* means */
+    double ranked_right; /* share of real tuples below the energy of their shuffled ones; chance 0.5 */
+    int energies_valid;
+} measures;
+
+int measure_judges(const judges *panel, mmebm_context *context, const polymnist_set *test, measures *m);
+int measure_unconditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
+int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
+int measure_energies(const drawing *d, const polymnist_set *test, measures *m);
+
+/* Fills in what `observed` leaves out: from one expert's mean without a chain, or refined by langevin_z. 0 or -1. */
+int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x);
+/* Generator means of draws from the prior, then langevin_x if `revise`: of the same chains the same tuples. 0 or -1. */
+int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x);
+
+#endif

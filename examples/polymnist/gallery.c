@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The pictures at the end. A tuple is a column of five tiles, one for each modality; a picture shows twenty of them in
+ * two blocks, or the states of one chain from left to right.
+ */
+#include "gallery.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "message.h"
+#include "picture.h"
+
+enum {
+    SCALE = 3,
+    TILE = DIGIT_SIZE * SCALE,
+    GAP = 4,      /* between tiles */
+    FRAME = 3,    /* around a tile that was given */
+    MARGIN = 16,
+    TITLE = 24,   /* height of a line of text */
+    COLUMNS = 10,
+    BLOCKS = 2,
+    SHOWN = COLUMNS * BLOCKS,
+    CHAIN_FRAMES = 11,
+    CELL = TILE + 2 * FRAME + GAP
+};
+
+static int save(picture *p, const char *folder, const char *name)
+{
+    char path[1024];
+    int bad;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    bad = picture_write(p, path);
+    picture_free(p);
+    return bad;
+}
+
+/* Column c of the block whose upper left corner is at x, y. given: bits of the modalities to frame. */
+static void draw_column(picture *p, const tuples *t, uint32_t row, int column, int x, int y, uint64_t given)
+{
+    for (uint32_t m = 0; m < MODALITIES; ++m) {
+        const int left = x + column * CELL, top = y + (int)m * CELL;
+        if (given >> m & 1) picture_rectangle(p, left, top, TILE + 2 * FRAME, TILE + 2 * FRAME, ORANGE);
+        picture_tile(p, left + FRAME, top + FRAME, SCALE, tuples_at(t, m, row));
+    }
+}
+
+/* Twenty tuples; given[i] as above, NULL = none. */
+static int write_grid(const tuples *t, const uint64_t *given, const char *title, const char *folder, const char *name)
+{
+    const int block = MODALITIES * CELL + MARGIN;
+    picture p;
+    if (picture_create(&p, 2 * MARGIN + COLUMNS * CELL, 2 * MARGIN + TITLE + BLOCKS * block)) return -1;
+    picture_text(&p, MARGIN, MARGIN, 2, BLACK, title);
+    for (int i = 0; i < SHOWN; ++i)
+        draw_column(&p, t, (uint32_t)i, i % COLUMNS, MARGIN, MARGIN + TITLE + i / COLUMNS * block,
+                    given ? given[i] : 0);
+    return save(&p, folder, name);
+}
+
+/* Test tuples 0, 1, ..., 9, 0, 1, ... in the order of their digits, the first of each that the set holds. */
+static void choose_rows(const polymnist_set *test, uint32_t rows[SHOWN])
+{
+    for (uint32_t i = 0; i < SHOWN; ++i) {
+        uint32_t found = 0, row = 0;
+        while (row + 1 < test->count) { /* the (i / 10)-th tuple of digit i % 10; the last row if there are too few */
+            if (test->labels[row] == i % COLUMNS && found++ == i / COLUMNS) break;
+            ++row;
+        }
+        rows[i] = row;
+    }
+}
+
+/* Which modalities column i has: `count` of them, another choice in each column. */
+static uint64_t given_in_column(uint32_t i, uint32_t count)
+{
+    uint64_t mask = 0;
+    for (uint32_t k = 0; k < count; ++k) mask |= UINT64_C(1) << (i + 2 * k) % MODALITIES;
+    return mask;
+}
+
+static int write_given(const drawing *d, const tuples *real, tuples *drawn, uint32_t count, const char *title,
+                       const char *folder, const char *name)
+{
+    uint64_t given[SHOWN];
+    tuples all;
+    int bad = 0;
+    if (tuples_create(&all, SHOWN)) return -1;
+    for (uint32_t kind = 0; kind < MODALITIES && !bad; ++kind) { /* all columns of one kind by one call */
+        tuples_copy(drawn, real);
+        bad = draw_given(d, given_in_column(kind, count), count > 1, 0, drawn);
+        for (uint32_t i = kind; i < SHOWN && !bad; i += MODALITIES) {
+            given[i] = given_in_column(i, count);
+            for (uint32_t m = 0; m < MODALITIES; ++m)
+                memcpy(tuples_at(&all, m, i), tuples_at(drawn, m, i), PICTURE_VALUES * sizeof(float));
+        }
+    }
+    if (!bad) bad = write_grid(&all, given, title, folder, name);
+    tuples_free(&all);
+    return bad;
+}
+
+/* ---- one chain from start to end */
+
+static int stride_of(const mmebm_langevin_options *chain)
+{
+    return (int)((chain->n_steps + CHAIN_FRAMES - 2) / (CHAIN_FRAMES - 1));
+}
+
+/* langevin_z from z = 0, all five modalities of tuple 0 of `real` given, decoded state by state. */
+static int run_chain_z(const drawing *d, const tuples *real, uint32_t latent_size, tuples *frames)
+{
+    mmebm_langevin_options chain = d->chain_z;
+    mmebm_chain_record record;
+    mmebm_view x[MODALITIES], z, trajectory;
+    const int64_t one[2] = {1, latent_size};
+    int64_t many[3] = {0, 1, latent_size};
+    float *start = calloc(latent_size, sizeof *start), *path;
+    mmebm_status status = mmebm_chain_record_init(&record);
+    chain.trajectory_stride = (uint32_t)stride_of(&chain);
+    many[0] = chain.n_steps / chain.trajectory_stride + 1;
+    path = calloc((size_t)many[0] * latent_size, sizeof *path);
+    memcpy(x, real->view, sizeof x);
+    for (int m = 0; m < MODALITIES; ++m) x[m].shape[0] = 1;
+    tuples_use(frames, (uint32_t)many[0]);
+    if (start && path) {
+        if (status == MMEBM_OK) status = mmebm_view_init(&z, start, 2, one);
+        if (status == MMEBM_OK) status = mmebm_view_init(&trajectory, path, 3, many);
+        record.trajectory = &trajectory;
+        if (status == MMEBM_OK) status = mmebm_sampler_langevin_z(d->sampler, &chain, x, &z, &record);
+        many[1] = latent_size; /* the frames as so many latents */
+        if (status == MMEBM_OK) status = mmebm_view_init(&z, path, 2, many);
+        if (status == MMEBM_OK) status = mmebm_sampler_generate(d->sampler, &z, frames->view);
+    }
+    free(start);
+    free(path);
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following langevin_z");
+}
+
+/* langevin_x from a generator sample. */
+static int run_chain_x(const drawing *d, tuples *frames)
+{
+    mmebm_langevin_options chain = d->chain_x;
+    mmebm_chain_record record;
+    mmebm_view trajectory[MODALITIES];
+    tuples start;
+    mmebm_status status = mmebm_chain_record_init(&record);
+    int bad = tuples_create(&start, 1);
+    if (bad) return bad;
+    chain.trajectory_stride = (uint32_t)stride_of(&chain);
+    tuples_use(frames, chain.n_steps / chain.trajectory_stride + 1);
+    for (int m = 0; m < MODALITIES && status == MMEBM_OK; ++m) {
+        const int64_t shape[5] = {frames->n, 1, DIGIT_SIZE, DIGIT_SIZE, CHANNELS};
+        status = mmebm_view_init(&trajectory[m], frames->x[m], 5, shape);
+    }
+    record.trajectory = trajectory;
+    bad = draw_samples(d, 0, 0, &start);
+    if (!bad && status == MMEBM_OK) status = mmebm_sampler_langevin_x(d->sampler, &chain, start.view, &record);
+    tuples_free(&start);
+    if (bad) return bad;
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following langevin_x");
+}
+
+static int write_chain(const drawing *d, const tuples *real, uint32_t latent_size, const char *folder)
+{
+    const int block = TITLE + MODALITIES * CELL + MARGIN;
+    char title[128];
+    tuples frames;
+    picture p = {0};
+    int bad = tuples_create(&frames, CHAIN_FRAMES);
+    if (bad) return -1;
+    bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + 2 * block);
+    if (!bad) bad = run_chain_z(d, real, latent_size, &frames);
+    if (!bad) {
+        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded at every %d. step of %u",
+                 stride_of(&d->chain_z), d->chain_z.n_steps);
+        picture_text(&p, MARGIN, MARGIN, 2, BLACK, title);
+        draw_column(&p, real, 0, 0, MARGIN, MARGIN + TITLE, (UINT64_C(1) << MODALITIES) - 1);
+        for (uint32_t i = 0; i < frames.n; ++i)
+            draw_column(&p, &frames, i, (int)i, 2 * MARGIN + CELL, MARGIN + TITLE, 0);
+        bad = run_chain_x(d, &frames);
+    }
+    if (!bad) {
+        snprintf(title, sizeof title, "langevin_x: from a generator sample, every %d. step of %u",
+                 stride_of(&d->chain_x), d->chain_x.n_steps);
+        picture_text(&p, MARGIN, MARGIN + block, 2, BLACK, title);
+        for (uint32_t i = 0; i < frames.n; ++i)
+            draw_column(&p, &frames, i, (int)i, 2 * MARGIN + CELL, MARGIN + block + TITLE, 0);
+        bad = save(&p, folder, "chain.png");
+    }
+    picture_free(&p);
+    tuples_free(&frames);
+    return bad;
+}
+
+int gallery_write(const drawing *d, const polymnist_set *test, uint32_t latent_size, const char *folder)
+{
+    uint32_t rows[SHOWN];
+    tuples real, drawn;
+    int bad;
+    if (tuples_create(&real, SHOWN)) return -1;
+    if (tuples_create(&drawn, SHOWN)) {
+        tuples_free(&real);
+        return -1;
+    }
+    choose_rows(test, rows);
+    tuples_paint(&real, test, rows, 0);
+    bad = write_grid(&real, NULL, "real tuples: each column one digit in five modalities", folder, "real.png") ||
+          draw_samples(d, 0, 0, &drawn) ||
+          write_grid(&drawn, NULL, "generator samples: z from the prior", folder, "generated.png") ||
+          draw_samples(d, 1, 0, &drawn) ||
+          write_grid(&drawn, NULL, "the same samples revised by langevin_x", folder, "revised.png") ||
+          write_given(d, &real, &drawn, 1, "filled in from one given (framed)", folder, "given_one.png") ||
+          write_given(d, &real, &drawn, 3, "filled in from three given (framed), z refined by langevin_z", folder,
+                      "given_three.png") ||
+          write_chain(d, &real, latent_size, folder);
+    tuples_free(&real);
+    tuples_free(&drawn);
+    return bad ? -1 : 0;
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The training run: settings, batches, checkpoints, and going on where an earlier run stopped.
+ *
+ * Repeatable by --seed and --steps: batches depend on the seed and the number of the step only (feeder.c), so that this
+ * number is the whole place in the data.
+ */
+#include "train.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "feeder.h"
+#include "interrupt.h"
+#include "message.h"
+#include "progress.h"
+
+enum {
+    STATE_MAGIC = 0x504d4e31, /* "PMN1" */
+    UNTIMED_STEPS = 3,        /* of the trial */
+    TRIAL_STEPS = 12,
+    LEAST_STEPS = 20,
+    REFINEMENT_STEPS = 30     /* of langevin_z once training is over: it starts from an encoder and has time */
+};
+static const double CHECKPOINT_INTERVAL = 60; /* seconds */
+static const double PATIENCE = 1.25; /* a machine that has become slower may take so much longer than --seconds */
+
+/* ---- settings */
+
+/* What trains these networks in minutes (docs/training.md): on the default preset, shorter chains and higher rates. */
+static mmebm_status choose_settings(const options *o, uint64_t steps, mmebm_trainer_options *s)
+{
+    const mmebm_status status = mmebm_trainer_options_init(s, "default");
+    s->batch = o->batch;
+    s->precision = o->precision;
+    s->seed = o->seed;
+    s->schedule_steps = (uint32_t)steps;
+    s->langevin_x.n_steps = 5;
+    s->langevin_z.n_steps = 4;
+    s->mala_max = 0.3f;
+    s->generator.rate = 2e-3f;
+    s->inference.rate = 1e-3f;
+    s->ema = 0.99f;
+    return status;
+}
+
+static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_model **model)
+{
+    mmebm_preset_options preset;
+    const mmebm_status status = mmebm_preset_options_init(&preset);
+    if (status != MMEBM_OK) return status;
+    preset.n_modalities = MODALITIES;
+    preset.latent_size = o->latent;
+    preset.image_size = DIGIT_SIZE;
+    preset.channels = CHANNELS;
+    preset.nf = o->nf;
+    preset.nef = o->nef;
+    preset.stem_channels = o->stem;
+    preset.hidden = o->hidden;
+    preset.seed = o->seed;
+    return mmebm_model_create_preset(context, o->preset, &preset, model);
+}
+
+/* ---- opening */
+
+/* Seconds of a step on this machine, by a model that is thrown away. Negative on failure. */
+static double time_of_step(const training *t, const options *o)
+{
+    mmebm_model *model = NULL;
+    mmebm_trainer *trainer = NULL;
+    mmebm_trainer_options settings;
+    feeder food;
+    double start = 0, seconds = -1;
+    mmebm_status status = choose_settings(o, 1, &settings);
+    int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch);
+    if (!bad && status == MMEBM_OK) status = make_model(t->context, o, &model);
+    if (!bad && status == MMEBM_OK) status = mmebm_trainer_create(model, &settings, &trainer);
+    for (uint64_t i = 0; i < UNTIMED_STEPS + TRIAL_STEPS && status == MMEBM_OK && !bad; ++i) {
+        if (i == UNTIMED_STEPS) start = seconds_now();
+        bad = feeder_paint(&food, i);
+        if (!bad) status = mmebm_trainer_step(trainer, food.batch.view);
+    }
+    if (status != MMEBM_OK)
+        library_failed(t->context, status, "trying how long a step takes");
+    else if (!bad)
+        seconds = (seconds_now() - start) / TRIAL_STEPS;
+    mmebm_trainer_destroy(&trainer);
+    mmebm_model_destroy(&model);
+    feeder_close(&food);
+    return seconds;
+}
+
+static int plan_steps(const training *t, const options *o, uint64_t *steps)
+{
+    char text[32];
+    *steps = o->steps;
+    if (*steps == 0) {
+        const double seconds = time_of_step(t, o);
+        if (seconds < 0) return -1;
+        *steps = (uint64_t)(o->seconds / (seconds + 1e-9));
+        if (*steps < LEAST_STEPS) *steps = LEAST_STEPS;
+        note("A step of %u tuples takes %.0f ms here: %llu steps in %s.", o->batch, 1000 * seconds,
+             (unsigned long long)*steps, seconds_text(o->seconds, text));
+    }
+    return 0;
+}
+
+static int start(const options *o, training *t)
+{
+    uint64_t steps;
+    mmebm_status status;
+    if (plan_steps(t, o, &steps)) return -1;
+    t->state = (run_state){.magic = STATE_MAGIC, .size = sizeof t->state, .batch = o->batch, .nf = o->nf, .nef = o->nef,
+                           .stem = o->stem, .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count,
+                           .seed = o->seed, .steps = steps};
+    snprintf(t->state.preset, sizeof t->state.preset, "%s", o->preset);
+    history_start(&t->state.curves);
+    status = choose_settings(o, steps, &t->settings);
+    if (status == MMEBM_OK) status = make_model(t->context, o, &t->model);
+    if (status == MMEBM_OK) status = mmebm_trainer_create(t->model, &t->settings, &t->trainer);
+    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making the model and its trainer");
+}
+
+/* A run goes on only with what it was started with. */
+static int same_run(const options *o, const training *t)
+{
+    const run_state *s = &t->state;
+    const struct {
+        const char *what;
+        uint64_t then, now;
+    } settings[] = {{"--batch", s->batch, o->batch},    {"--nf", s->nf, o->nf},
+                    {"--nef", s->nef, o->nef},          {"--stem", s->stem, o->stem},
+                    {"--hidden", s->hidden, o->hidden}, {"--latent", s->latent, o->latent},
+                    {"--seed", s->seed, o->seed},       {"the number of digits", s->tuples, t->digits->count},
+                    {"--steps", o->steps ? s->steps : 0, o->steps}};
+    if (strncmp(s->preset, o->preset, sizeof s->preset) != 0) {
+        failed("the run in %s has --preset %.32s, not %s: use another --out, or --fresh to discard it", o->out,
+               s->preset, o->preset);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i) {
+        if (settings[i].then != settings[i].now) {
+            failed("the run in %s has %s %llu, not %llu: use another --out, or --fresh to discard it", o->out,
+                   settings[i].what, (unsigned long long)settings[i].then, (unsigned long long)settings[i].now);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int resume(const options *o, training *t)
+{
+    size_t size = sizeof t->state;
+    mmebm_status status = mmebm_trainer_load(t->context, t->checkpoint, &t->model, &t->trainer);
+    if (status == MMEBM_OK) status = mmebm_trainer_get_user_state(t->trainer, &t->state, &size);
+    if (status != MMEBM_OK) {
+        library_failed(t->context, status, "going on with the earlier run");
+        return failed("--fresh discards it and starts over");
+    }
+    if (size != sizeof t->state || t->state.magic != STATE_MAGIC || t->state.size != sizeof t->state)
+        return failed("%s was not written by this program; --fresh discards it and starts over", t->checkpoint);
+    if (!same_run(o, t)) return -1;
+    status = choose_settings(o, t->state.steps, &t->settings);
+    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "choosing the settings");
+}
+
+int training_open(mmebm_context *context, const options *o, const digit_set *digits, const photo *photos, training *t)
+{
+    int there;
+    memset(t, 0, sizeof *t);
+    t->context = context;
+    t->digits = digits;
+    t->photos = photos;
+    snprintf(t->checkpoint, sizeof t->checkpoint, "%s/checkpoint.safetensors", o->out);
+    if (o->batch > digits->count)
+        return failed("--batch %u is more than the %u digits that there are", o->batch, digits->count);
+    there = access(t->checkpoint, F_OK) == 0;
+    if (there && o->fresh) {
+        if (unlink(t->checkpoint)) return failed("cannot remove %s", t->checkpoint);
+        there = 0;
+    }
+    if (!there && o->resume) return failed("there is no run in %s to go on with", o->out);
+    return there ? resume(o, t) : start(o, t);
+}
+
+void training_close(training *t)
+{
+    mmebm_trainer_destroy(&t->trainer);
+    mmebm_model_destroy(&t->model);
+}
+
+/* ---- running */
+
+static int save_checkpoint(training *t)
+{
+    mmebm_status status = mmebm_trainer_set_user_state(t->trainer, &t->state, sizeof t->state);
+    if (status == MMEBM_OK) status = mmebm_trainer_save(t->trainer, t->checkpoint, NULL);
+    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "writing the checkpoint");
+}
+
+static int step_once(training *t, feeder *food)
+{
+    double value[CURVES];
+    mmebm_status status;
+    if (feeder_paint(food, t->state.step)) return -1;
+    status = mmebm_trainer_step(t->trainer, food->batch.view);
+    for (int c = 0; c < CURVES && status == MMEBM_OK; ++c)
+        status = mmebm_trainer_diagnostic(t->trainer, curve_name[c], &value[c]);
+    if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(t->trainer, "step_size_z", &t->state.step_size_z);
+    if (status != MMEBM_OK) return library_failed(t->context, status, "a step of the training");
+    history_add(&t->state.curves, value);
+    ++t->state.step;
+    return 0;
+}
+
+/* seconds: 0 = no bound. When the machine has become much slower than in the trial, the run is cut short. */
+static int steps_until_stopped(training *t, feeder *food, double seconds)
+{
+    const double before = t->state.seconds, start_time = seconds_now();
+    double saved = start_time;
+    progress shown;
+    progress_start(&shown, t->state.step);
+    while (t->state.step < t->state.steps) {
+        double now;
+        if (step_once(t, food)) return TRAINING_FAILED;
+        now = seconds_now();
+        t->state.seconds = before + now - start_time;
+        if (seconds > 0 && t->state.seconds > PATIENCE * seconds) {
+            note("This machine has become slower since the trial: the training ends at step %llu of %llu.",
+                 (unsigned long long)t->state.step, (unsigned long long)t->state.steps);
+            t->state.steps = t->state.step;
+        }
+        progress_step(&shown, t->trainer, t->state.step, t->state.steps);
+        if (interrupt_came()) return TRAINING_STOPPED;
+        if (now - saved > CHECKPOINT_INTERVAL) {
+            if (save_checkpoint(t)) return TRAINING_FAILED;
+            saved = now;
+        }
+    }
+    return TRAINING_DONE;
+}
+
+int training_run(training *t, const options *o)
+{
+    feeder food;
+    int result;
+    if (feeder_open(&food, t->digits, t->photos, o->seed, o->batch)) return TRAINING_FAILED;
+    result = steps_until_stopped(t, &food, o->steps ? 0 : o->seconds);
+    feeder_close(&food);
+    if (result != TRAINING_FAILED && save_checkpoint(t)) return TRAINING_FAILED;
+    return result;
+}
+
+mmebm_status training_chain_x(const training *t, mmebm_langevin_options *chain)
+{
+    const mmebm_training_chain *trained = &t->settings.langevin_x;
+    const mmebm_status status = mmebm_langevin_x_options_init(chain);
+    chain->n_steps = trained->n_steps;
+    chain->step_size = trained->step_size;
+    chain->noise_scale = trained->noise_scale;
+    chain->drift_clamp = trained->drift_clamp;
+    chain->drift_norm_clip = trained->drift_norm_clip;
+    return status;
+}
+
+mmebm_status training_chain_z(const training *t, mmebm_langevin_options *chain)
+{
+    const mmebm_training_chain *trained = &t->settings.langevin_z;
+    const mmebm_status status = mmebm_langevin_z_options_init(chain);
+    chain->n_steps = REFINEMENT_STEPS;
+    chain->method = trained->method;
+    chain->reduction = trained->reduction;
+    chain->drift_clamp = trained->drift_clamp;
+    chain->drift_norm_clip = trained->drift_norm_clip;
+    chain->step_size = trained->method == MMEBM_MALA ? (float)t->state.step_size_z : trained->step_size;
+    chain->noise_scale = trained->method == MMEBM_MALA ? chain->step_size : trained->noise_scale;
+    return status;
+}
+
+int training_result(const training *t, const options *o, mmebm_model **model)
+{
+    mmebm_status status = make_model(t->context, o, model);
+    if (status == MMEBM_OK) status = mmebm_trainer_copy_average(t->trainer, *model);
+    if (status == MMEBM_OK) return 0;
+    mmebm_model_destroy(model);
+    return library_failed(t->context, status, "taking the averaged weights");
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef POLYMNIST_TRAIN_H
+#define POLYMNIST_TRAIN_H
+
+#include "history.h"
+#include "options.h"
+#include "tuples.h"
+
+/* What the checkpoint carries for us beside the library's own state. Plain numbers only. */
+typedef struct run_state {
+    uint32_t magic, size;            /* of this struct, so that another version's is refused */
+    char preset[32];                 /* what the run was started with */
+    uint32_t batch, nf, nef, stem, hidden, latent, tuples;
+    uint64_t seed;
+    uint64_t step, steps;            /* done and planned: also the place in the data */
+    double seconds;                  /* trained so far */
+    double step_size_z;              /* to which langevin_z has adapted */
+    history curves;
+} run_state;
+
+typedef struct training {
+    mmebm_context *context;
+    const digit_set *digits;
+    const photo *photos;
+    mmebm_model *model;
+    mmebm_trainer *trainer;
+    mmebm_trainer_options settings;
+    char checkpoint[1024]; /* path */
+    run_state state;
+} training;
+
+enum { TRAINING_FAILED = -1, TRAINING_DONE = 0, TRAINING_STOPPED = 1 };
+
+/* Takes up the run whose checkpoint lies in the folder o->out, or starts one. The tuples are made anew for every epoch
+ * from digits and the five photographs, which stay the caller's. 0 or -1. */
+int training_open(mmebm_context *context, const options *o, const digit_set *digits, const photo *photos, training *t);
+void training_close(training *t);
+
+/* Trains until the planned steps are done, or a signal came: then with a checkpoint. */
+int training_run(training *t, const options *o);
+
+/* The chains for drawing: those of the training, langevin_z with more steps. */
+MMEBM_CHECKED mmebm_status training_chain_x(const training *t, mmebm_langevin_options *chain);
+MMEBM_CHECKED mmebm_status training_chain_z(const training *t, mmebm_langevin_options *chain);
+
+/* A model with the averaged weights: the one to draw from. 0 or -1. */
+int training_result(const training *t, const options *o, mmebm_model **model);
+
+#endif
