@@ -40,7 +40,7 @@ def trainer_options():
     body = re.search(r"typedef struct mmebm_trainer_options \{(.*?)\n\}", tree.read("include/mmebm.h"), re.S).group(1)
     body = re.sub(r"/\*.*?\*/", "", body, flags=re.S)
     names = [name.strip() for line in re.findall(r"^\s*\w+ ([^;]+);", body, re.M) for name in line.split(",")]
-    return [name for name in names if name not in ("struct_size", "reserved")]
+    return [name for name in names if not re.fullmatch(r"struct_size|reserved\d*", name)]
 
 
 def broken_links():
