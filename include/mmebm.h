@@ -209,7 +209,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_conv2d_options_init_sized(mmebm_conv2
 /* [h, w, c] -> [(h + 2p - k) / s + 1, ..., out_channels], 0 <= p < k; weight [out, kh, kw, in]. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_conv2d(mmebm_network *network, mmebm_node x,
                                                          const mmebm_conv2d_options *options, mmebm_node *node);
-/* [h, w, c] -> [(h - 1) s - 2p + k + output_padding, ..., out_channels], output_padding < s; weight [in, kh, kw, out]. */
+/* [h, w, c] -> [(h - 1) s - 2p + k + output_padding, ..., out_channels], output_padding < s;
+ * weight [in, kh, kw, out]. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_network_conv_transpose2d(mmebm_network *network, mmebm_node x,
                                                                    const mmebm_conv2d_options *options,
                                                                    mmebm_node *node);
