@@ -74,8 +74,8 @@ mmebm_status mmebm_model_get_tensor(const mmebm_model *model, const char *name, 
     if (!model) return MMEBM_E_ARGUMENT;
     mmebm_context *context = model->context;
     mmebm__clear_error(context);
-    const mmebm_tensor *tensor;
-    uint32_t p;
+    const mmebm_tensor *tensor = NULL;
+    uint32_t p = 0;
     MMEBM_TRY(find_tensor(model, "model_get_tensor", name, value, &tensor, &p));
     return context->ops->download(context->device, value->data, model->parts[p].weights + tensor->offset,
                                   tensor->count * sizeof(float));
@@ -86,8 +86,8 @@ mmebm_status mmebm_model_set_tensor(mmebm_model *model, const char *name, const 
     if (!model) return MMEBM_E_ARGUMENT;
     mmebm_context *context = model->context;
     mmebm__clear_error(context);
-    const mmebm_tensor *tensor;
-    uint32_t p;
+    const mmebm_tensor *tensor = NULL;
+    uint32_t p = 0;
     MMEBM_TRY(find_tensor(model, "model_set_tensor", name, value, &tensor, &p));
     ++model->parts[p].revision;
     MMEBM_TRY(context->ops->upload(context->device, model->parts[p].weights + tensor->offset, value->data,

@@ -47,7 +47,7 @@ mmebm_status mmebm__preset_image_input(mmebm_network *network, const mmebm_prese
 static mmebm_status conv(mmebm_network *network, mmebm_node x, const char *block, const char *layer, int64_t kernel,
                          int64_t out, uint32_t bias, mmebm_node *node)
 {
-    char name[NAME_SIZE];
+    char name[2 * NAME_SIZE];
     snprintf(name, sizeof name, "%s%s%s", block, *block ? "." : "", layer);
     mmebm_conv2d_options options;
     MMEBM_TRY(mmebm_conv2d_options_init(&options));

@@ -225,7 +225,7 @@ static mmebm_status check_order(mmebm_safetensors *file)
 
 static mmebm_status parse_crc(const mmebm_safetensors *file, const char *key, uint32_t *crc)
 {
-    const char *text;
+    const char *text = "";
     MMEBM_TRY(mmebm__safetensors_metadata(file, key, &text));
     uint32_t value = 0;
     for (uint32_t i = 0; i < MMEBM_CRC_DIGITS; ++i) {
