@@ -202,9 +202,7 @@ static mmebm_status read_options(mmebm_context *draft, const mmebm_context_optio
                                      sizeof *options));
     else
         MMEBM_TRY(mmebm_context_options_init(options));
-    if (options->reserved)
-        return mmebm__fail(draft, MMEBM_E_UNKNOWN_OPTION, "context_create: options.reserved is %u, wanted 0",
-                           (unsigned)options->reserved);
+    MMEBM_TRY(mmebm__reserved_check(draft, "context_create", options->reserved));
     if (!options->allocate != !options->release)
         return mmebm__fail(draft, MMEBM_E_ARGUMENT, "context_create: options has %s without %s, wanted both or neither",
                            options->allocate ? "allocate" : "release", options->allocate ? "release" : "allocate");

@@ -180,6 +180,7 @@ static mmebm_status read_options(mmebm_context *context, const mmebm_sampler_opt
     if (options->precision > MMEBM_PRECISION_BF16)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "sampler_create: precision is %u, wanted MMEBM_PRECISION_*",
                            options->precision);
+    MMEBM_TRY(mmebm__reserved_check(context, "sampler_create", options->reserved));
     if (options->precision == MMEBM_PRECISION_AUTO) options->precision = mmebm_context_fast_precision(context);
     return MMEBM_OK;
 }

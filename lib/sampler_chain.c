@@ -33,7 +33,7 @@ static mmebm_status check_common(const mmebm_sampler *sampler, const char *what,
     MMEBM_TRY(check_scale(sampler, what, "drift_norm_clip", options->drift_norm_clip, 1));
     if (options->trajectory_stride < 1)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: trajectory_stride is 0, wanted at least 1", what);
-    return MMEBM_OK;
+    return mmebm__reserved_check(sampler->context, what, options->reserved);
 }
 
 mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
@@ -45,7 +45,8 @@ mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm
     if (given) MMEBM_TRY(mmebm__struct_read(context, what, given, options, sizeof *options, sizeof *options));
     MMEBM_TRY(check_common(sampler, what, options));
     if (options->method != MMEBM_ULA)
-        return mmebm__fail(context, MMEBM_E_UNSUPPORTED, "%s: method is %u, wanted MMEBM_ULA", what, options->method);
+        return mmebm__fail(context, options->method == MMEBM_MALA ? MMEBM_E_UNSUPPORTED : MMEBM_E_ARGUMENT,
+                           "%s: method is %u, wanted MMEBM_ULA", what, options->method);
     if (options->observed & ~sampler->all || options->observed == sampler->all)
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
@@ -245,6 +246,7 @@ static mmebm_status read_record(const mmebm_sampler *sampler, const char *what, 
 {
     mmebm_context *context = sampler->context;
     MMEBM_TRY(mmebm__struct_read(context, "chain record", given, record, sizeof *record, sizeof *record));
+    MMEBM_TRY(mmebm__reserved_check(context, "chain record", record->reserved));
     int64_t chains = r->n * r->experts, frames = (int64_t)options->n_steps / options->trajectory_stride + 1;
     int64_t states = (int64_t)options->n_steps + 1;
     char name[64];

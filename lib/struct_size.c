@@ -62,3 +62,9 @@ mmebm_status mmebm__struct_init(void *options, size_t size, const void *defaults
     set_size(options, size);
     return MMEBM_OK;
 }
+
+mmebm_status mmebm__reserved_check(mmebm_context *context, const char *what, uint32_t reserved)
+{
+    if (!reserved) return MMEBM_OK;
+    return mmebm__fail(context, MMEBM_E_UNKNOWN_OPTION, "%s: reserved is %u, wanted 0", what, (unsigned)reserved);
+}

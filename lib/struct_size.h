@@ -21,4 +21,7 @@ mmebm_status mmebm__struct_write(mmebm_context *context, const char *what, void 
  * Never writes past size. */
 mmebm_status mmebm__struct_init(void *options, size_t size, const void *defaults, size_t known_size, size_t first_size);
 
+/* A member that must be 0 until a later version gives it a meaning. */
+mmebm_status mmebm__reserved_check(mmebm_context *context, const char *what, uint32_t reserved);
+
 #endif /* MMEBM_STRUCT_SIZE_H */

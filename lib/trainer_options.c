@@ -143,8 +143,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
                            o->precision);
     if (o->stratified > 1)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: stratified is %u, wanted 0 or 1", o->stratified);
-    if (o->reserved)
-        return mmebm__fail(context, MMEBM_E_UNKNOWN_OPTION, "trainer options: reserved is %u, wanted 0", o->reserved);
+    MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1));
     MMEBM_TRY(check_chain(context, "langevin_x", &o->langevin_x, 0));
     MMEBM_TRY(check_chain(context, "langevin_z", &o->langevin_z, 1));
     MMEBM_TRY(check_adam(context, &o->energy));
