@@ -30,6 +30,7 @@ struct cpu_op {
     dnnl_primitive_desc_t description;
     dnnl_primitive_t primitive, reorder;
     size_t weight_bytes, scratch_bytes;
+    int missing;
     char problem[96];
     op_memory memory[]; /* one set of handles a thread */
 };
@@ -398,20 +399,21 @@ void mmebm__op_build(cpu_op *op)
     if (attributes) dnnl_primitive_attr_destroy(attributes);
     free_descriptors(&descriptors);
     if (status == dnnl_success) return;
+    op->missing = status == dnnl_unimplemented;
     snprintf(op->problem, sizeof op->problem, "oneDNN status %d%s", (int)status,
-             status == dnnl_unimplemented ? " (not offered on this processor)" : "");
+             op->missing ? " (not offered on this processor)" : "");
 }
 
-static size_t op_size(const cpu_dnnl *dnnl)
+size_t mmebm__op_bytes(const cpu_dnnl *dnnl)
 {
     return sizeof(cpu_op) + dnnl->threads * sizeof(op_memory);
 }
 
 cpu_op *mmebm__op_create(cpu_dnnl *dnnl, const cpu_op_spec *spec)
 {
-    cpu_op *op = dnnl->host->allocate(dnnl->host->owner, op_size(dnnl), 64);
+    cpu_op *op = dnnl->host->allocate(dnnl->host->owner, mmebm__op_bytes(dnnl), 64);
     if (!op) return NULL;
-    memset(op, 0, op_size(dnnl));
+    memset(op, 0, mmebm__op_bytes(dnnl));
     op->dnnl = dnnl;
     op->spec = *spec;
     return op;
@@ -426,12 +428,17 @@ void mmebm__op_destroy(cpu_op *op)
     if (op->reorder) dnnl_primitive_destroy(op->reorder);
     if (op->primitive) dnnl_primitive_destroy(op->primitive);
     if (op->description) dnnl_primitive_desc_destroy(op->description);
-    op->dnnl->host->release(op->dnnl->host->owner, op, op_size(op->dnnl));
+    op->dnnl->host->release(op->dnnl->host->owner, op, mmebm__op_bytes(op->dnnl));
 }
 
 const char *mmebm__op_problem(const cpu_op *op)
 {
     return op->problem;
+}
+
+int mmebm__op_missing(const cpu_op *op)
+{
+    return op->missing;
 }
 
 const char *mmebm__op_implementation(const cpu_op *op)

@@ -58,6 +58,8 @@ uint32_t mmebm__dnnl_has_amx_bf16(void);
 cpu_op *mmebm__op_create(cpu_dnnl *dnnl, const cpu_op_spec *spec);
 void mmebm__op_build(cpu_op *op);               /* in a worker */
 const char *mmebm__op_problem(const cpu_op *op); /* why it could not be built; "" if it was */
+int mmebm__op_missing(const cpu_op *op);         /* 1: because oneDNN does not offer it on this processor */
+size_t mmebm__op_bytes(const cpu_dnnl *dnnl);    /* that each operation takes from the host */
 const char *mmebm__op_implementation(const cpu_op *op);
 void mmebm__op_destroy(cpu_op *op);             /* NULL is fine */
 

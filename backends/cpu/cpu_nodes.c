@@ -4,7 +4,7 @@
  * matrix product that nothing else reads becomes part of it, and conversions are put between f32 and bf16 values.
  *
  * Element types of a bf16 plan: inputs, losses, softmax, the global mean and what is computed from it alone, and results that
- * only those or the outputs read are f32; all else is bf16.
+ * only those or the outputs read are f32; so are layers for which oneDNN has no bf16 operation; all else is bf16.
  */
 #include "cpu_plan.h"
 
@@ -125,7 +125,7 @@ static void choose_types(const node_builder *b, uint32_t l, uint32_t *reads, uin
         all_raw &= b->raw[node];
     }
     if (mmebm__cpu_is_matrix(layer->kind)) {
-        *reads = any_bf16 || all_raw;
+        *reads = (any_bf16 || all_raw) && !b->plan->keeps_f32[l];
         *writes = *reads && !b->stays_f32[l];
         return;
     }

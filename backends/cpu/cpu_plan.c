@@ -94,6 +94,8 @@ static mmebm_status make_matrices(mmebm_plan *plan)
         if (!mmebm__cpu_matrix_create(&plan->matrices[node->matrix], plan->device->dnnl, plan->spec.graph, node->layer,
                                       &wish))
             return no_memory(plan, "the operations");
+        cpu_op *ops[3];
+        plan->size += mmebm__cpu_matrix_ops(&plan->matrices[node->matrix], ops) * mmebm__op_bytes(plan->device->dnnl);
     }
     return MMEBM_OK;
 }
@@ -107,25 +109,42 @@ static void build_matrix(void *argument, uint32_t thread, int64_t item)
     for (uint32_t i = 0; i < count; ++i) mmebm__op_build(ops[i]);
 }
 
-static mmebm_status build_matrices(mmebm_plan *plan)
+/* MMEBM_OK; or the operation's failure, or *again = 1 when layers that oneDNN has no bf16 operation for were marked. */
+static mmebm_status check_ops(mmebm_plan *plan, const cpu_node *node, int *again)
 {
     const mmebm_host *host = plan->device->host;
-    mmebm__cpu_threads_run(plan->device->threads, plan->matrix_count, build_matrix, plan);
-    for (uint32_t n = 0; n < plan->node_count; ++n) {
-        cpu_op *ops[3];
-        if (plan->nodes[n].matrix < 0) continue;
-        cpu_matrix *matrix = &plan->matrices[plan->nodes[n].matrix];
-        const char *tensor = plan->spec.graph->tensors[plan->nodes[n].layer->weight].name;
-        const uint32_t count = mmebm__cpu_matrix_ops(matrix, ops);
-        for (uint32_t i = 0; i < count; ++i) {
-            if (*mmebm__op_problem(ops[i]))
-                return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cpu: no %s operation for the layer of '%s': %s",
-                                  plan->bf16 ? "bf16" : "f32", tensor, mmebm__op_problem(ops[i]));
+    const mmebm_graph *graph = plan->spec.graph;
+    const cpu_matrix *matrix = &plan->matrices[node->matrix];
+    const char *tensor = graph->tensors[node->layer->weight].name;
+    cpu_op *ops[3];
+    const uint32_t count = mmebm__cpu_matrix_ops(matrix, ops);
+    for (uint32_t i = 0; i < count; ++i) {
+        if (!*mmebm__op_problem(ops[i])) {
             host->log(host->owner, MMEBM_LOG_DEBUG, "cpu: '%s' operation %u: %s", tensor, i,
                       mmebm__op_implementation(ops[i]));
+            continue;
         }
-        mmebm__cpu_matrix_sizes(matrix, &plan->scratch);
+        if (!matrix->bf16 || !mmebm__op_missing(ops[i]))
+            return host->fail(host->owner, MMEBM_E_DEVICE, "cpu: no %s operation for the layer of '%s': %s",
+                              matrix->bf16 ? "bf16" : "f32", tensor, mmebm__op_problem(ops[i]));
+        host->log(host->owner, MMEBM_LOG_INFO, "cpu: the layer of '%s' stays in f32: %s", tensor,
+                  mmebm__op_problem(ops[i]));
+        plan->keeps_f32[node->layer - graph->layers] = 1;
+        *again = 1;
     }
+    return MMEBM_OK;
+}
+
+static mmebm_status build_matrices(mmebm_plan *plan, int *again)
+{
+    mmebm__cpu_threads_run(plan->device->threads, plan->matrix_count, build_matrix, plan);
+    for (uint32_t n = 0; n < plan->node_count; ++n) {
+        if (plan->nodes[n].matrix < 0) continue;
+        const mmebm_status status = check_ops(plan, &plan->nodes[n], again);
+        if (status != MMEBM_OK) return status;
+    }
+    for (uint32_t m = 0; m < plan->matrix_count && !*again; ++m)
+        mmebm__cpu_matrix_sizes(&plan->matrices[m], &plan->scratch);
     return MMEBM_OK;
 }
 
@@ -193,6 +212,35 @@ static mmebm_status take_sums(mmebm_plan *plan)
     return MMEBM_OK;
 }
 
+/* *again = 1: to be made once more, with the layers marked in keeps_f32. */
+static mmebm_status make_plan(mmebm_device *device, const mmebm_plan_spec *spec, uint8_t *keeps_f32, int *again,
+                              mmebm_plan **out)
+{
+    const mmebm_host *host = device->host;
+    mmebm_plan *plan = host->allocate(host->owner, sizeof *plan, 64);
+    if (!plan) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
+    memset(plan, 0, sizeof *plan);
+    plan->device = device;
+    plan->spec = *spec;
+    plan->bf16 = spec->precision == MMEBM_PRECISION_BF16;
+    plan->keeps_f32 = keeps_f32;
+    plan->chunk = chunk_rows(spec->graph);
+    *again = 0;
+    mmebm_status status = mmebm__cpu_make_nodes(plan);
+    if (status == MMEBM_OK) status = mmebm__cpu_place_values(plan);
+    if (status == MMEBM_OK) status = make_matrices(plan);
+    if (status == MMEBM_OK) status = build_matrices(plan, again);
+    if (status == MMEBM_OK && !*again) status = take_weights(plan);
+    if (status == MMEBM_OK && !*again) status = take_sums(plan);
+    if (status == MMEBM_OK && !*again) status = take_workspaces(plan);
+    if (status != MMEBM_OK || *again) {
+        mmebm__cpu_plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return MMEBM_OK;
+}
+
 mmebm_status mmebm__cpu_plan_create(mmebm_device *device, const mmebm_plan_spec *spec, mmebm_plan **out)
 {
     const mmebm_host *host = device->host;
@@ -200,26 +248,17 @@ mmebm_status mmebm__cpu_plan_create(mmebm_device *device, const mmebm_plan_spec 
     if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16)
         return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cpu: precision %u is not offered, only f32 and bf16",
                           spec->precision);
-    mmebm_plan *plan = host->allocate(host->owner, sizeof *plan, 64);
-    if (!plan) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
-    memset(plan, 0, sizeof *plan);
-    plan->device = device;
-    plan->spec = *spec;
-    plan->bf16 = spec->precision == MMEBM_PRECISION_BF16;
-    plan->chunk = chunk_rows(spec->graph);
-    mmebm_status status = mmebm__cpu_make_nodes(plan);
-    if (status == MMEBM_OK) status = mmebm__cpu_place_values(plan);
-    if (status == MMEBM_OK) status = make_matrices(plan);
-    if (status == MMEBM_OK) status = build_matrices(plan);
-    if (status == MMEBM_OK) status = take_weights(plan);
-    if (status == MMEBM_OK) status = take_sums(plan);
-    if (status == MMEBM_OK) status = take_workspaces(plan);
-    if (status != MMEBM_OK) {
-        mmebm__cpu_plan_destroy(plan);
-        return status;
-    }
-    *out = plan;
-    return MMEBM_OK;
+    uint8_t *keeps_f32 = host->allocate(host->owner, spec->graph->layer_count, 64);
+    if (!keeps_f32) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
+    memset(keeps_f32, 0, spec->graph->layer_count);
+    mmebm_status status;
+    int again;
+    do {
+        status = make_plan(device, spec, keeps_f32, &again, out);
+    } while (status == MMEBM_OK && again);
+    host->release(host->owner, keeps_f32, spec->graph->layer_count);
+    if (*out) (*out)->keeps_f32 = NULL;
+    return status;
 }
 
 /* ---- weights */

@@ -57,6 +57,7 @@ struct mmebm_plan {
     mmebm_plan_spec spec;
     int64_t chunk; /* rows */
     uint32_t bf16;
+    uint8_t *keeps_f32; /* by layer: its product is f32 in a bf16 plan, since oneDNN offers no other; plan_create's */
     cpu_node *nodes;
     cpu_edge *edges;
     uint32_t node_count, edge_count, matrix_count, norm_count;
