@@ -419,7 +419,7 @@ static mmebm_status count_elements(layer_draft *draft)
         const int64_t axis = layer->shape[d];
         char text[128];
         if (axis < 1 || axis > max_node_count || layer->count * axis > max_node_count)
-            return refuse(draft, MMEBM_E_SHAPE, "the shape would be %s, wanted axes from 1 on and at most %lld elements",
+            return refuse(draft, MMEBM_E_SHAPE, "the shape would be %s, wanted axes from 1 on, at most %lld elements",
                           shape_of(layer, text), (long long)max_node_count);
         layer->count *= axis;
     }

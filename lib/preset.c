@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_model_create_preset: builds the networks of a preset and makes the model of them. Energies start as
- * the preset says, decoders and encoders as PyTorch's do (ruling E16). Network k (0 the energy, 1 + i decoder i, 1 + M + i encoder i)
- * has the seed in words 0 (low) and 1 of random block 0 of chain k, stream MMEBM_STREAM_WEIGHTS, step 2^32 - 1, of the
- * preset's seed.
+ * mmebm_model_create_preset: builds the networks of a preset and makes the model of them. Energies start as the preset
+ * says, decoders and encoders as PyTorch's do (ruling E16). Network k (0 the energy, 1 + i decoder i, 1 + M + i encoder
+ * i) has the seed in words 0 (low) and 1 of random block 0 of chain k, stream MMEBM_STREAM_WEIGHTS, step 2^32 - 1, of
+ * the preset's seed.
  */
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +12,8 @@
 #include "preset.h"
 #include "struct_size.h"
 
-static const mmebm_preset *const presets[] = {&mmebm__preset_polymnist, &mmebm__preset_polymnist_small, &mmebm__preset_mlp};
+static const mmebm_preset *const presets[] = {&mmebm__preset_polymnist, &mmebm__preset_polymnist_small,
+                                              &mmebm__preset_mlp};
 enum { PRESET_COUNT = sizeof presets / sizeof presets[0], MAX_NETWORKS = 1 + 2 * MMEBM_MAX_MODALITIES };
 
 static mmebm_status find_preset(mmebm_context *context, const char *name, const mmebm_preset **preset)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Preset "polymnist-small": M equal images, networks that a CPU trains in minutes (docs/training.md says how they were found).
+ * Preset "polymnist-small": M equal images, networks that a CPU trains in minutes (docs/training.md says how they were
+ * found).
  *   energy    as "polymnist" with stems of 4x4 convolutions of stride 2 and with bias: its blocks see half the image
  *   decoder   linear to `hidden` units twice, linear to the image; leaky relu between
  *   encoder   4x4 convolutions of stride 2 to nf and 2 nf channels, leaky relu after each; two linear heads

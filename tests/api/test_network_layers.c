@@ -93,7 +93,7 @@ TEST(windows_are_checked)
         {2, 3, 1, 3, MMEBM_E_ARGUMENT, "padding is 3, wanted 0 to 2"},
         {2, 3, 1, -1, MMEBM_E_ARGUMENT, "padding is -1"},
         {2, 12, 1, 1, MMEBM_E_SHAPE, "a kernel of 12 with padding 1 does not fit into [9,7,4]"},
-        {INT64_C(1) << 30, 1, 1, 0, MMEBM_E_SHAPE, "wanted axes from 1 on and at most 2147483648 elements"},
+        {INT64_C(1) << 30, 1, 1, 0, MMEBM_E_SHAPE, "wanted axes from 1 on, at most 2147483648 elements"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         const mmebm_conv2d_options c = conv(cases[i].out, cases[i].kernel, cases[i].stride, cases[i].padding);
