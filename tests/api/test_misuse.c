@@ -553,6 +553,9 @@ static void misuse_sampler_create(scene *on)
     options.reserved = 1;
     REFUSES(UNKNOWN_OPTION, mmebm_sampler_create(on->model, &options, &made));
     CHECK(!made && mmebm_sampler_workspace_size(NULL) == 0);
+    NULL_OBJECT(mmebm_sampler_prepare(NULL, 1));
+    REFUSES(ARGUMENT, mmebm_sampler_prepare(on->sampler, 4));
+    REFUSES(ARGUMENT, mmebm_sampler_prepare(on->sampler, UINT64_MAX));
     mmebm_sampler_destroy(NULL);
     mmebm_sampler_destroy(&made);
 }
