@@ -99,8 +99,9 @@ class Comparison:
         a = self.args
         print("%s, %s, %d threads, batch %d, %d rounds\n" % (
             datetime.date.today(), processor(), a.threads, a.batch, a.rounds))
-        print("| chain | precision | libmmebm, ms a step | PyTorch, ms a step | PyTorch / libmmebm | GFLOP/s | peak MiB |")
-        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        columns = ["chain", "precision", "libmmebm, ms a step", "PyTorch, ms a step", "PyTorch / libmmebm", "GFLOP/s",
+                   "peak MiB"]
+        print("| %s |\n|%s" % (" | ".join(columns), " --- |" * len(columns)), flush=True)
         slower = []
         for chain in a.chains.split(","):
             for precision in a.precisions.split(","):

@@ -43,7 +43,8 @@ def meson_tests(build, match, exclude):
             continue
         if exclude and re.search(exclude, entry["name"]):
             continue
-        tests.append(Test(entry["name"], entry["cmd"], entry["env"], entry["workdir"], entry["is_parallel"]))
+        folder = entry["workdir"] or build  # as meson test does
+        tests.append(Test(entry["name"], entry["cmd"], entry["env"], folder, entry["is_parallel"]))
     return tests
 
 

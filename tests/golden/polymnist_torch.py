@@ -97,7 +97,8 @@ class Polymnist:
         h = F.avg_pool2d(self.residual(h, name + ".block2", 2 * self.nf), 3, 2, 1)
         h = self.residual(h, name + ".block3", 4 * self.nf)
         flat, shape = h.flatten(1), tuple(h.shape[1:])
-        return tuple(self.w.linear(flat, name + end, self.latent, from_map=shape) for end in (".head_mean", ".head_scale"))
+        return tuple(self.w.linear(flat, name + head, self.latent, from_map=shape)
+                     for head in (".head_mean", ".head_scale"))
 
     def decode(self, i, z):
         name = "decoder%d" % i
