@@ -165,7 +165,8 @@ group_onednn3() {
     if CFLAGS="-I$wheels/include" LDFLAGS="-L$wheels/lib -Wl,-rpath,$wheels/lib" LD_LIBRARY_PATH=$wheels/lib \
         build "$work/with-onednn3" -Dcpu=enabled -Dbench=false; then
         LD_LIBRARY_PATH=$wheels/lib run_group "oneDNN 3.x" --build "$work/with-onednn3" \
-            --match '^conformance-|-cpu$'
+            --match '^conformance-|-cpu$' \
+            --check linked_with_onednn_3 "readelf -d '$work'/with-onednn3/backends/cpu/mmebm-cpu-*.so | grep 'libdnnl.so.3'"
     else
         fail_group "oneDNN 3.x" "the build failed, see the log"
     fi
