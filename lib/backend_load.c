@@ -81,8 +81,8 @@ static mmebm_status check_table(mmebm_context *context, const char *name, const 
         return mmebm__fail(context, MMEBM_E_BACKEND, "backend '%s': %s calls itself '%s'", name, path,
                            ops->name ? ops->name : "");
     if (!has_all_entries(ops))
-        return mmebm__fail(context, MMEBM_E_BACKEND, "backend '%s': %s leaves a required entry of its table empty", name,
-                           path);
+        return mmebm__fail(context, MMEBM_E_BACKEND, "backend '%s': %s leaves a required entry of its table empty",
+                           name, path);
     return MMEBM_OK;
 }
 

@@ -15,8 +15,9 @@ static mmebm_status check_size(mmebm_context *context, const char *what, const v
     uint32_t stored;
     memcpy(&stored, given, sizeof stored);
     if (stored < first_size || stored > MMEBM_MAX_STRUCT_SIZE)
-        return mmebm__fail(context, MMEBM_E_STRUCT_SIZE, "%s has struct_size %u, wanted %zu to %d; call its _init macro",
-                           what, (unsigned)stored, first_size, MMEBM_MAX_STRUCT_SIZE);
+        return mmebm__fail(context, MMEBM_E_STRUCT_SIZE,
+                           "%s has struct_size %u, wanted %zu to %d; call its _init macro", what, (unsigned)stored,
+                           first_size, MMEBM_MAX_STRUCT_SIZE);
     *size = stored;
     return MMEBM_OK;
 }

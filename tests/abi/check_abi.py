@@ -5,8 +5,8 @@
     check_abi.py HEADER            compare with the stored dump, then with planted breaks
     check_abi.py HEADER --write    write the stored dump (update_dump.sh)
 
-The header is compiled into a library of empty functions with debug information, whose dump (abidw) abidiff compares with
-tests/abi/libmmebm.abi: any difference but an added function fails. check_symbols.py and the compiler tie the real
+The header is compiled into a library of empty functions with debug information, whose dump (abidw) abidiff compares
+with tests/abi/libmmebm.abi: any difference but an added function fails. check_symbols.py and the compiler tie the real
 library to the header, so this needs no debug build. What abidiff cannot see, constants of nameless enums, frozen_abi.c
 pins. The gate itself is tested with breaks planted in copies of the header: each must be refused.
 Without abidiff or without a stored dump the comparison is skipped; with CI set in the environment that is a failure.
@@ -118,7 +118,8 @@ def check_planted(gate, header, base):
     if base:
         added = os.path.join(gate.folder, "added.h")
         with open(added, "w", encoding="utf-8") as file:
-            file.write(text.replace("#ifdef __cplusplus\n}", "MMEBM_API int mmebm_added(int number);\n#ifdef __cplusplus\n}"))
+            end = "#ifdef __cplusplus\n}"
+            file.write(text.replace(end, "MMEBM_API int mmebm_added(int number);\n" + end))
         good &= report("added_function_is_no_break", differences(base, gate.dump(added, "added")))
     return good
 
@@ -139,7 +140,7 @@ def main():
         if not have_tools:
             good &= skip("interface_is_that_of_the_stored_dump", "abidiff is not installed")
         elif not os.path.exists(STORED):
-            good &= skip("interface_is_that_of_the_stored_dump", "no dump is stored, sh tests/abi/update_dump.sh makes it")
+            good &= skip("interface_is_that_of_the_stored_dump", "no dump is stored; tests/abi/update_dump.sh makes it")
         else:
             good &= report("interface_is_that_of_the_stored_dump", differences(STORED, base))
         good &= check_planted(gate, header, base)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# check_header.sh INCLUDE_FOLDER: the header alone, included twice, compiles as C11 and as C++11 without a warning, with gcc
-# and with clang.
+# check_header.sh INCLUDE_FOLDER: the header alone, included twice, compiles as C11 and as C++11 without a warning, with
+# gcc and with clang.
 include=$1
 failures=0
 

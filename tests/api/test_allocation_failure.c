@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Memory that cannot be had: for each operation the n-th allocation fails, n = 1, 2, ... until the operation passes. Each
- * time it must return MMEBM_E_MEMORY with a sentence, leave the objects it was given usable (the same call then
+ * Memory that cannot be had: for each operation the n-th allocation fails, n = 1, 2, ... until the operation passes.
+ * Each time it must return MMEBM_E_MEMORY with a sentence, leave the objects it was given usable (the same call then
  * passes), and nothing may be left once all is destroyed. (What oneDNN allocates by itself does not pass the hooks.)
  */
 #include <unistd.h>

@@ -133,7 +133,7 @@ static void misuse_builder(scene *on)
 {
     mmebm_node node = 77;
     mmebm_network *made = NULL;
-    const int64_t good[3] = {4, 4, 3}, zero[3] = {4, 0, 3}, negative[1] = {-5}, huge[2] = {INT64_MAX, 2};
+    const int64_t good[4] = {4, 4, 3, 1}, zero[3] = {4, 0, 3}, negative[1] = {-5}, huge[2] = {INT64_MAX, 2};
     NULL_OBJECT(mmebm_network_create(NULL, "n", &made));
     REFUSES(ARGUMENT, mmebm_network_create(on->context, "n", NULL));
     REFUSES(ARGUMENT, mmebm_network_create(on->context, "with space", &made));
@@ -592,7 +592,7 @@ static void misuse_evaluation(scene *on)
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 0, MMEBM_START_MEAN, 0, 0, d->x, NULL));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 4, MMEBM_START_MEAN, 0, 0, d->x, &d->chains));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, UINT64_MAX, MMEBM_START_MEAN, 0, 0, d->x, &d->chains));
-    REFUSES(SHAPE, mmebm_sampler_encode_draw(s, 1, MMEBM_START_MEAN, 0, 0, d->x, &d->chains)); /* one expert, room for 2 */
+    REFUSES(SHAPE, mmebm_sampler_encode_draw(s, 1, MMEBM_START_MEAN, 0, 0, d->x, &d->chains)); /* 1 expert, 2 wide */
     REFUSES(ARGUMENT, mmebm_sampler_generate(s, NULL, d->x));
     REFUSES(ARGUMENT, mmebm_sampler_generate(s, &d->z, NULL));
     REFUSES(SHAPE, mmebm_sampler_generate(s, &d->energy, d->x));

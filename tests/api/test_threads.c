@@ -82,7 +82,8 @@ TEST(two_contexts_in_two_threads)
     for (int repeat = 0; repeat < REPEATS; ++repeat) {
         pthread_t threads[THREADS];
         int started = 0;
-        while (started < THREADS && pthread_create(&threads[started], NULL, do_work, &together[started]) == 0) ++started;
+        while (started < THREADS && pthread_create(&threads[started], NULL, do_work, &together[started]) == 0)
+            ++started;
         CHECK(started == THREADS);
         for (int i = 0; i < started; ++i) {
             CHECK(pthread_join(threads[i], NULL) == 0);

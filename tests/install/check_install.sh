@@ -22,8 +22,8 @@ fail() { # NAME WHY
 }
 
 log=$work/log.txt
-if meson setup "$work/build" "$source" --prefix="$prefix" --buildtype=release -Dtests=false -Dbench=false >"$log" 2>&1 &&
-    meson install -C "$work/build" >>"$log" 2>&1; then
+if meson setup "$work/build" "$source" --prefix="$prefix" --buildtype=release -Dtests=false -Dbench=false \
+    >"$log" 2>&1 && meson install -C "$work/build" >>"$log" 2>&1; then
     pass install
 else
     tail -n 20 "$log"
@@ -38,10 +38,11 @@ export PKG_CONFIG_PATH
 libdir=$(pkg-config --variable=libdir mmebm)
 version=$(pkg-config --modversion mmebm)
 major=${version%%.*}
-expected="include/mmebm.h ${libdir#"$prefix"/}/libmmebm.a ${libdir#"$prefix"/}/libmmebm.so
-${libdir#"$prefix"/}/libmmebm.so.$major ${libdir#"$prefix"/}/libmmebm.so.$version ${libdir#"$prefix"/}/pkgconfig/mmebm.pc"
+lib=${libdir#"$prefix"/}
+expected="include/mmebm.h $lib/libmmebm.a $lib/libmmebm.so $lib/libmmebm.so.$major $lib/libmmebm.so.$version
+$lib/pkgconfig/mmebm.pc"
 backends=$(cd "$work/build" && find backends -name 'mmebm-*-*.so' | sed 's|.*/||')
-for module in $backends; do expected="$expected ${libdir#"$prefix"/}/mmebm/$module"; done
+for module in $backends; do expected="$expected $lib/mmebm/$module"; done
 wanted=$(printf '%s\n' $expected | sort)
 found=$(cd "$prefix" && find . ! -type d | sed 's|^\./||' | sort)
 if [ "$found" = "$wanted" ]; then
@@ -66,7 +67,8 @@ case " $(echo $backends) " in *" mmebm-cpu-1.so "*) auto=cpu ;; esac
 
 run_program() { # NAME PROGRAM: in a folder of its own, with nothing but the loader's path set
     mkdir -p "$work/elsewhere"
-    if output=$(cd "$work/elsewhere" && env -i HOME=/ LD_LIBRARY_PATH="$libdir" "$2" model.safetensors auto reference 2>&1) &&
+    if output=$(cd "$work/elsewhere" &&
+        env -i HOME=/ LD_LIBRARY_PATH="$libdir" "$2" model.safetensors auto reference 2>&1) &&
         echo "$output" | grep -q "^asked for auto, got $auto:" &&
         echo "$output" | grep -q "^asked for reference, got reference:"; then
         pass "$1"

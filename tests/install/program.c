@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A host program outside the tree (check_install.sh): for each backend named on its command line it makes a model, samples
- * from it, saves and loads it, samples again, and prints "asked for NAME, got NAME: MEAN". Exit status 0 if all went
- * well and the loaded model drew the same bits.
+ * A host program outside the tree (check_install.sh): for each backend named on its command line it makes a model,
+ * samples from it, saves and loads it, samples again, and prints "asked for NAME, got NAME: MEAN". Exit status 0 if all
+ * went well and the loaded model drew the same bits.
  */
 #include <mmebm.h>
 #include <stdio.h>

@@ -86,7 +86,8 @@ try {
         const Model model = create_model(context.get());
         const Model loaded = save_and_load(context.get(), model.get(), arguments[1]);
         const std::vector<float> first = draw(context.get(), model.get());
-        if (first != draw(context.get(), loaded.get())) throw std::runtime_error("the loaded model draws other numbers");
+        if (first != draw(context.get(), loaded.get()))
+            throw std::runtime_error("the loaded model draws other numbers");
         std::printf("asked for %s, got %s: %.3f\n", arguments[i], mmebm_context_backend(context.get()),
                     static_cast<double>(first[0]));
     }
