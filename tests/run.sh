@@ -54,8 +54,9 @@ install_packages() {
 }
 
 # ---- how groups are run and counted
-run_group() { # GROUP options of tests/run_group.py
+run_group() { # GROUP options of tests/run_group.py, which ends with 0 or 1 once it has counted
     "$python" tests/run_group.py --log "$log" --counts "$counts" "$@"
+    [ $? -le 1 ] || fail_group "$1" "tests/run_group.py ended early"
 }
 
 skip_group() { # GROUP REASON
@@ -116,7 +117,7 @@ group_valgrind() {
     have valgrind || { skip_group "valgrind" "valgrind is not installed"; return; }
     leaks="--leak-check=full --errors-for-leak-kinds=definite,possible"
     MMEBM_BACKEND_DIR=$work/no-modules run_group "valgrind" --build "$work/main" --timeout 900 \
-        --match '^(api-(context|misuse|network|model|compose|allocation_failure)|files-)' --exclude '-cpu$' \
+        --match '^(api-(context|misuse|network|model|compose|allocation_failure)|files-)' --exclude='-cpu$' \
         --wrap "valgrind -q --error-exitcode=99 $leaks"
 }
 
@@ -165,8 +166,8 @@ group_onednn3() {
     if CFLAGS="-I$wheels/include" LDFLAGS="-L$wheels/lib -Wl,-rpath,$wheels/lib" LD_LIBRARY_PATH=$wheels/lib \
         build "$work/with-onednn3" -Dcpu=enabled -Dbench=false; then
         LD_LIBRARY_PATH=$wheels/lib run_group "oneDNN 3.x" --build "$work/with-onednn3" \
-            --match '^conformance-|-cpu$' \
-            --check linked_with_onednn_3 "readelf -d '$work'/with-onednn3/backends/cpu/mmebm-cpu-*.so | grep 'libdnnl.so.3'"
+            --match '^conformance-|-cpu$' --check linked_with_onednn_3 \
+            "readelf -d '$work'/with-onednn3/backends/cpu/mmebm-cpu-*.so | grep 'libdnnl.so.3'"
     else
         fail_group "oneDNN 3.x" "the build failed, see the log"
     fi
