@@ -344,14 +344,19 @@ void result_destroy(plan_result *result)
 
 /* ---- plans */
 
-const char *plan_open(side *owner, const mmebm_graph *graph, uint32_t precision, int64_t capacity, tested_plan *plan,
-                      mmebm_status *status)
+const char *plan_open(side *owner, const mmebm_graph *graph, uint32_t precision, int64_t capacity, unsigned wanted,
+                      tested_plan *plan)
 {
-    const uint64_t all_inputs = graph->input_count < 64 ? (UINT64_C(1) << graph->input_count) - 1 : UINT64_MAX;
-    const mmebm_plan_spec spec = {graph, precision, graph->weight_count > 0, all_inputs, capacity};
+    const uint64_t all_inputs = UINT64_MAX >> (MMEBM_MAX_PORTS - graph->input_count);
+    const mmebm_plan_spec spec = {graph, precision, graph->weight_count > 0 && wanted & WANT_WEIGHTS,
+                                  wanted & WANT_INPUT_GRADIENTS  ? all_inputs
+                                  : wanted & WANT_FIRST_GRADIENT ? 1
+                                                                 : 0,
+                                  capacity};
     *plan = (tested_plan){owner, graph, NULL, precision == (uint32_t)MMEBM_PRECISION_F64};
-    *status = owner->context->ops->plan_create(owner->context->device, &spec, &plan->plan);
-    return *status == MMEBM_OK ? NULL : mmebm_last_error(owner->context);
+    return owner->context->ops->plan_create(owner->context->device, &spec, &plan->plan) == MMEBM_OK
+               ? NULL
+               : mmebm_last_error(owner->context);
 }
 
 void plan_close(tested_plan *plan)
@@ -459,7 +464,8 @@ static void drop_run(run_memory *memory)
     guarded_destroy(&memory->weight_gradient);
 }
 
-static const char *call_plan(const run_memory *memory, const plan_data *data, int64_t first, int64_t rows)
+static const char *call_plan(const run_memory *memory, const plan_data *data, int64_t first, int64_t rows,
+                             unsigned wanted)
 {
     const tested_plan *plan = memory->plan;
     const mmebm_graph *graph = plan->graph;
@@ -469,15 +475,23 @@ static const char *call_plan(const run_memory *memory, const plan_data *data, in
     float *outputs[MMEBM_MAX_PORTS], *input_gradients[MMEBM_MAX_PORTS];
     for (uint32_t i = 0; i < graph->input_count; ++i) {
         inputs[i] = (mmebm_plan_input){guarded_data(&memory->inputs[i]), needed_rows(data, i, first, rows)};
-        input_gradients[i] = guarded_data(&memory->input_gradients[i]);
+        const int asked = wanted & WANT_INPUT_GRADIENTS || (wanted & WANT_FIRST_GRADIENT && i == 0);
+        input_gradients[i] = asked ? guarded_data(&memory->input_gradients[i]) : NULL;
     }
     for (uint32_t o = 0; o < graph->output_count; ++o) {
         outputs[o] = guarded_data(&memory->outputs[o]);
         seeds[o].data = data->seeds[o] ? guarded_data(&memory->seeds[o]) : NULL;
         seeds[o].scale = data->seed_scale[o];
     }
-    const mmebm_plan_run run = {rows, inputs, outputs, seeds, input_gradients,
-                                graph->weight_count ? guarded_data(&memory->weight_gradient) : NULL};
+    const int by_inputs = wanted & (WANT_INPUT_GRADIENTS | WANT_FIRST_GRADIENT), by_weights = wanted & WANT_WEIGHTS;
+    const mmebm_plan_run run = {.rows = rows,
+                                .inputs = inputs,
+                                .outputs = wanted & WANT_OUTPUTS ? outputs : NULL,
+                                .seeds = by_inputs || by_weights ? seeds : NULL,
+                                .input_gradients = by_inputs ? input_gradients : NULL,
+                                .weight_gradient = by_weights && graph->weight_count
+                                                       ? guarded_data(&memory->weight_gradient)
+                                                       : NULL};
     if (ops->plan_load_weights(plan->plan, guarded_data(&memory->weights)) != MMEBM_OK)
         return mmebm_last_error(plan->owner->context);
     const uint64_t before = plan->owner->allocations;
@@ -513,12 +527,12 @@ static const char *read_run(const run_memory *memory, const plan_data *data, int
     return !written ? "wrote past the end of an output" : !unchanged ? "changed an input" : NULL;
 }
 
-const char *plan_execute(const tested_plan *plan, const plan_data *data, int64_t first, double weight_start,
-                         plan_result *result)
+const char *plan_execute(const tested_plan *plan, const plan_data *data, int64_t first, unsigned wanted,
+                         double weight_start, plan_result *result)
 {
     run_memory memory = {0};
     place_run(plan, data, first, result->rows, weight_start, &memory);
-    const char *error = call_plan(&memory, data, first, result->rows);
+    const char *error = call_plan(&memory, data, first, result->rows, wanted);
     if (!error) error = read_run(&memory, data, first, result);
     drop_run(&memory);
     return error;

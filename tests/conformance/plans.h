@@ -129,14 +129,18 @@ typedef struct tested_plan {
     int wide; /* MMEBM_PRECISION_F64 */
 } tested_plan;
 
-/* All gradients may be asked for. The status goes to *status for callers that can do without. */
-const char *plan_open(side *owner, const mmebm_graph *graph, uint32_t precision, int64_t capacity, tested_plan *plan,
-                      mmebm_status *status);
+/* What a plan offers or a run asks for; runs without gradients have no seeds. */
+enum { WANT_OUTPUTS = 1, WANT_INPUT_GRADIENTS = 2, WANT_FIRST_GRADIENT = 4 /* by input 0 alone */, WANT_WEIGHTS = 8 };
+enum { WANT_ALL = WANT_OUTPUTS | WANT_INPUT_GRADIENTS | WANT_WEIGHTS };
+
+const char *plan_open(side *owner, const mmebm_graph *graph, uint32_t precision, int64_t capacity, unsigned wanted,
+                      tested_plan *plan);
 void plan_close(tested_plan *plan);
 
-/* Runs rows first .. first + result->rows - 1 of the data with every output and gradient. weight_start: what the weight
- * gradient's memory holds before the run adds to it. Looks after guard words, unchanged inputs and allocations. */
-const char *plan_execute(const tested_plan *plan, const plan_data *data, int64_t first, double weight_start,
-                         plan_result *result);
+/* Runs rows first .. first + result->rows - 1 of the data. weight_start: what the weight gradient's memory holds before
+ * the run adds to it. Looks after guard words, unchanged inputs and allocations. Fields that were not wanted come back
+ * as they were before the run: NaN, or weight_start. */
+const char *plan_execute(const tested_plan *plan, const plan_data *data, int64_t first, unsigned wanted,
+                         double weight_start, plan_result *result);
 
 #endif /* MMEBM_TEST_PLANS_H */

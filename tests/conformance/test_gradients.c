@@ -34,7 +34,7 @@ static double loss_of(const plan_data *data, const plan_result *result, double *
 
 static double loss_at(const tested_plan *plan, const plan_data *data, plan_result *scratch, double *size)
 {
-    const char *error = plan_execute(plan, data, 0, 0.0, scratch);
+    const char *error = plan_execute(plan, data, 0, WANT_OUTPUTS, 0.0, scratch);
     CHECK_MSG(!error, "%s", error);
     return loss_of(data, scratch, size);
 }
@@ -83,10 +83,9 @@ static int is_statistic(const mmebm_tensor *tensor)
 static void check_graph(const mmebm_graph *graph, plan_data *data, int64_t samples, double step, const char *what)
 {
     tested_plan plan;
-    mmebm_status status;
-    const char *error = plan_open(&reference, graph, MMEBM_PRECISION_F64, data->rows, &plan, &status);
+    const char *error = plan_open(&reference, graph, MMEBM_PRECISION_F64, data->rows, WANT_ALL, &plan);
     plan_result *result = result_create(graph, data->rows), *scratch = result_create(graph, data->rows);
-    if (!error) error = plan_execute(&plan, data, 0, 0.0, result);
+    if (!error) error = plan_execute(&plan, data, 0, WANT_ALL, 0.0, result);
     CHECK_MSG(!error, "%s: %s", what, error);
     const result_field *field = result->fields + graph->output_count;
     for (uint32_t i = 0; !error && i < graph->input_count; ++i, ++field)

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Comparing plans of a backend with the yardstick (F64 plans of the reference backend).
+ *
+ * The bound. A backend may round every number it reads and every number it makes to the tested precision (unit u). What
+ * that does to a result is measured on the yardstick itself: `spread` is how far each result moves, at most, over
+ * SPREAD_DRAWS runs in which all inputs, weights and seeds are changed by random relative amounts up to u. A result
+ * passes if its error is within
+ *     factor * spread + 4 u |result|
+ * The factor counts roundings: ROUNDINGS = 16 for those that a careful implementation makes beside the inputs' own
+ * (stored activations, a bias, an approximated function), and since eight random draws may all fall on the small side
+ * of the worst. In f32, where sums are no more exact than their terms, rounding of the partial sums of n terms adds
+ * about sqrt(n) of them: 4 sqrt(n). bf16 backends add up in f32, which disappears beside u. The draws of a sum of
+ * products may cancel by chance, and fast convolutions mix the terms of neighbours: there the spread of an element is
+ * at least the root mean square of its tensor's.
+ * One-layer graphs are judged element by element; and since errors average out, tensors of MANY elements must lie
+ * within a quarter of that bound in the Euclidean norm. Whole networks are judged tensor by tensor in that norm alone:
+ * a unit may cross a kink in one backend and not in the other, and its own gradient is then off by more than any bound.
+ *
+ * Laws, in bits: a row's results do not depend on the rows beside it, its place, the capacity, what else the run asks
+ * for, the thread count; nor does a weight gradient depend on the latter two.
+ */
+#ifndef MMEBM_TEST_CHECK_PLAN_H
+#define MMEBM_TEST_CHECK_PLAN_H
+
+#include "check.h"
+
+enum { SPREAD_DRAWS = 8, ROUNDINGS = 16, ALL_ROWS = 17, FEW_ROWS = 3, PERIOD_OF_TARGETS = 3, MANY = 64 };
+
+typedef struct plan_check {
+    const mmebm_graph *graph;
+    const char *what;
+    plan_data *data;
+    int by_norm; /* else element by element */
+    plan_result *expected, *spread;
+} plan_check;
+
+static inline double unit_of_setting(void)
+{
+    return setting.precision == MMEBM_PRECISION_BF16 ? UNIT_BF16 : UNIT_F32;
+}
+
+static inline void perturb(double *values, int64_t count, uint64_t *state)
+{
+    for (int64_t e = 0; values && e < count; ++e) values[e] *= 1.0 + unit_of_setting() * draw_uniform(state);
+}
+
+static inline void perturb_data(plan_data *data, uint64_t *state)
+{
+    const mmebm_graph *graph = data->graph;
+    perturb(data->weights, (int64_t)graph->weight_count, state);
+    for (uint32_t i = 0; i < graph->input_count; ++i)
+        perturb(data->inputs[i], data->period[i] * graph->layers[graph->inputs[i]].count, state);
+    for (uint32_t o = 0; o < graph->output_count; ++o)
+        perturb(data->seeds[o], data->rows * graph->layers[graph->outputs[o]].count, state);
+}
+
+/* The yardstick's results for `rows` rows and their spread. */
+static inline const char *measure(const plan_check *check, plan_result *expected, plan_result *spread)
+{
+    tested_plan plan;
+    uint64_t state = setting.seed + 1;
+    const char *error =
+        plan_open(&setting.reference, check->graph, MMEBM_PRECISION_F64, expected->rows, WANT_ALL, &plan);
+    if (!error) error = plan_execute(&plan, check->data, 0, WANT_ALL, 0.0, expected);
+    plan_result *moved = result_create(check->graph, expected->rows);
+    for (int draw = 0; !error && draw < SPREAD_DRAWS; ++draw) {
+        plan_data *data = data_copy(check->data);
+        perturb_data(data, &state);
+        error = plan_execute(&plan, data, 0, WANT_ALL, 0.0, moved);
+        for (uint32_t f = 0; f < moved->field_count; ++f)
+            for (int64_t e = 0; e < field_size(moved, f); ++e)
+                spread->fields[f].values[e] = fmax(spread->fields[f].values[e],
+                                                   fabs(moved->fields[f].values[e] - expected->fields[f].values[e]));
+        data_destroy(data);
+    }
+    result_destroy(moved);
+    plan_close(&plan);
+    return error;
+}
+
+/* Terms of the longest sum behind a field: a weight gradient's runs over rows and positions, any other's over a
+ * kernel, or over the whole input of a loss or a pool. */
+static inline double longest_sum(const mmebm_graph *graph, const result_field *field, int64_t rows)
+{
+    int64_t longest = 1;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const mmebm_layer *layer = &graph->layers[l];
+        if (field->is_weight) {
+            const int64_t positions = layer->count / layer->shape[layer->rank - 1];
+            longest = positions * rows > longest ? positions * rows : longest;
+        } else if (layer->kind != MMEBM_LAYER_INPUT && layer->weight < 0) {
+            const int64_t count = mmebm__layer_input(graph, layer, 0)->count;
+            longest = count > longest ? count : longest;
+        } else if (layer->kind != MMEBM_LAYER_INPUT) {
+            const mmebm_tensor *tensor = &graph->tensors[layer->weight];
+            const int64_t fan = tensor->fan_in > tensor->fan_out ? tensor->fan_in : tensor->fan_out;
+            longest = fan > longest ? fan : longest;
+        }
+    }
+    return (double)longest;
+}
+
+/* The least spread of an element: see above; 0 where results are not sums of products. */
+static inline double least_spread(const mmebm_graph *graph, const plan_result *spread, uint32_t f)
+{
+    const int has_products = graph->tensor_count && graph->tensors[0].role == MMEBM_ROLE_WEIGHT;
+    const int64_t count = field_size(spread, f);
+    double total = 0.0;
+    if (!has_products && !spread->fields[f].is_weight) return 0.0;
+    for (int64_t e = 0; e < count; ++e) total += spread->fields[f].values[e] * spread->fields[f].values[e];
+    return sqrt(total / (double)count);
+}
+
+/* Largest error as a share of the bound. Infinite where a value is not finite. */
+static inline double worst_share(const plan_check *check, const plan_result *expected, const plan_result *spread,
+                                 const plan_result *found, uint32_t f, double weight_start)
+{
+    const result_field *field = &expected->fields[f];
+    const double unit = unit_of_setting(), start = field->is_weight ? weight_start : 0.0;
+    const double sums = setting.precision == MMEBM_PRECISION_BF16
+                            ? 0.0
+                            : 4.0 * sqrt(longest_sum(check->graph, field, expected->rows));
+    const double least = check->by_norm ? 0.0 : least_spread(check->graph, spread, f);
+    double worst = 0.0, error2 = 0.0, bound2 = 0.0;
+    for (int64_t e = 0; e < field_size(expected, f); ++e) {
+        const double value = field->values[e] + start;
+        const double error = fabs(found->fields[f].values[e] - value);
+        const double moved = fmax(spread->fields[f].values[e], least);
+        const double bound = (ROUNDINGS + sums) * moved + 4.0 * unit * fabs(value) + 1e-37;
+        if (!(error <= bound * 1e30)) return INFINITY; /* NaN too */
+        worst = fmax(worst, error / bound);
+        error2 += error * error;
+        bound2 += bound * bound;
+    }
+    const double in_norm = bound2 > 0.0 ? sqrt(error2 / bound2) : 0.0;
+    return check->by_norm ? in_norm : field_size(expected, f) >= MANY ? fmax(worst, 4.0 * in_norm) : worst;
+}
+
+static inline int field_wanted(const plan_check *check, uint32_t f, unsigned wanted)
+{
+    const uint32_t outputs = check->graph->output_count, inputs = check->graph->input_count;
+    if (f < outputs) return !!(wanted & WANT_OUTPUTS);
+    if (f < outputs + inputs) return wanted & WANT_INPUT_GRADIENTS || (wanted & WANT_FIRST_GRADIENT && f == outputs);
+    return !!(wanted & WANT_WEIGHTS);
+}
+
+static inline void check_close(const plan_check *check, const plan_result *expected, const plan_result *spread,
+                               const plan_result *found, unsigned wanted, double weight_start)
+{
+    for (uint32_t f = 0; f < expected->field_count; ++f) {
+        if (!field_wanted(check, f, wanted)) continue;
+        const double share = worst_share(check, expected, spread, found, f, weight_start);
+        report_share(check->what, expected->fields[f].name, share);
+        CHECK_MSG(share <= 1.0, "%s, %d rows: %s is off by %.3g times its bound", check->what, (int)expected->rows,
+                  expected->fields[f].name, share);
+    }
+}
+
+/* Bits of the wanted fields; rows of b begin at row `first` of a. */
+static inline void check_same(const plan_check *check, const plan_result *a, int64_t first, const plan_result *b,
+                              unsigned wanted, const char *law)
+{
+    for (uint32_t f = 0; f < b->field_count; ++f) {
+        const result_field *field = &b->fields[f];
+        if (!field_wanted(check, f, wanted)) continue;
+        const double *values = a->fields[f].values + (field->is_weight ? 0 : first * field->count);
+        CHECK_MSG(memcmp(values, field->values, (size_t)field_size(b, f) * sizeof *values) == 0, "%s: %s: %s",
+                  check->what, law, field->name);
+    }
+}
+
+/* One plan, one run; the result is to be destroyed. */
+static inline plan_result *run_once(const plan_check *check, side *owner, const plan_data *data, int64_t capacity,
+                                    unsigned offered, int64_t first, int64_t rows, double weight_start)
+{
+    tested_plan plan;
+    plan_result *result = result_create(check->graph, rows);
+    const char *error = plan_open(owner, check->graph, setting.precision, capacity, offered, &plan);
+    if (!error) error = plan_execute(&plan, data, first, offered, weight_start, result);
+    CHECK_MSG(!error, "%s: %s", check->what, error);
+    plan_close(&plan);
+    return result;
+}
+
+/* ---- the laws */
+
+static inline void check_rows(const plan_check *check, const plan_result *all)
+{
+    static const struct {
+        int64_t capacity, first, rows;
+    } splits[] = {{ALL_ROWS, 0, 1}, {ALL_ROWS, 0, 8}, {ALL_ROWS, 0, 9},
+                  {ALL_ROWS, ALL_ROWS - 1, 1}, {1, 5, 1}, {9, 8, 9}};
+    for (size_t k = 0; k < sizeof splits / sizeof *splits; ++k) {
+        plan_result *part = run_once(check, &setting.tested[0], check->data, splits[k].capacity, WANT_ALL,
+                                     splits[k].first, splits[k].rows, 0.0);
+        check_same(check, all, splits[k].first, part, WANT_OUTPUTS | WANT_INPUT_GRADIENTS,
+                   "a row's bits depend on the rows beside it");
+        result_destroy(part);
+    }
+}
+
+static inline void check_threads(const plan_check *check, const plan_result *all)
+{
+    for (int s = 1; s < TESTED_SIDES; ++s) {
+        plan_result *other =
+            run_once(check, &setting.tested[s], check->data, ALL_ROWS, WANT_ALL, 0, ALL_ROWS, 1.0);
+        check_same(check, all, 0, other, WANT_ALL, "bits depend on the thread count");
+        result_destroy(other);
+    }
+}
+
+/* Inputs that repeat and seeds that are constant give what the written-out ones give. */
+static inline void check_broadcast(const plan_check *check)
+{
+    const mmebm_graph *graph = check->graph;
+    plan_data *brief = data_copy(check->data), *full = data_copy(check->data);
+    for (uint32_t i = graph->input_count > 1; i < graph->input_count; ++i) {
+        const int64_t count = graph->layers[graph->inputs[i]].count;
+        brief->period[i] = PERIOD_OF_TARGETS;
+        for (int64_t e = 0; e < ALL_ROWS * count; ++e)
+            full->inputs[i][e] = brief->inputs[i][e % (PERIOD_OF_TARGETS * count)];
+    }
+    for (uint32_t o = 0; o < graph->output_count; ++o) {
+        for (int64_t e = 0; e < ALL_ROWS * graph->layers[graph->outputs[o]].count; ++e) full->seeds[o][e] = 1.0;
+        free(brief->seeds[o]);
+        brief->seeds[o] = NULL;
+    }
+    plan_result *a = run_once(check, &setting.tested[0], full, ALL_ROWS, WANT_ALL, 0, ALL_ROWS, 0.0);
+    plan_result *b = run_once(check, &setting.tested[0], brief, ALL_ROWS, WANT_ALL, 0, ALL_ROWS, 0.0);
+    check_same(check, a, 0, b, WANT_ALL, "period or constant seed");
+    result_destroy(a);
+    result_destroy(b);
+    data_destroy(brief);
+    data_destroy(full);
+}
+
+/* One plan that offers everything, asked for less: the same bits, and nothing else is written. */
+static inline void check_partial_runs(const plan_check *check, const plan_result *all)
+{
+    static const unsigned wishes[] = {WANT_OUTPUTS, WANT_INPUT_GRADIENTS, WANT_WEIGHTS,
+                                      WANT_OUTPUTS | WANT_FIRST_GRADIENT};
+    tested_plan plan;
+    const char *error = plan_open(&setting.tested[0], check->graph, setting.precision, ALL_ROWS, WANT_ALL, &plan);
+    for (size_t k = 0; !error && k < sizeof wishes / sizeof *wishes; ++k) {
+        plan_result *part = result_create(check->graph, ALL_ROWS);
+        error = plan_execute(&plan, check->data, 0, wishes[k], 1.0, part);
+        if (!error) check_same(check, all, 0, part, wishes[k], "bits depend on what else a run asks for");
+        for (uint32_t f = 0; !error && f < part->field_count; ++f) {
+            const double value = part->fields[f].values[0];
+            if (!field_wanted(check, f, wishes[k]))
+                CHECK_MSG(part->fields[f].is_weight ? value == 1.0 : isnan(value), "%s: %s was written unasked",
+                          check->what, part->fields[f].name);
+        }
+        result_destroy(part);
+    }
+    CHECK_MSG(!error, "%s: %s", check->what, error);
+    plan_close(&plan);
+}
+
+/* ---- all of it */
+
+/* Compares ALL_ROWS rows and FEW_ROWS rows, with weight gradients that start at 1, and plans that offer less. */
+static inline void check_results(const plan_check *check, const plan_result *all)
+{
+    static const unsigned offers[] = {WANT_OUTPUTS, WANT_OUTPUTS | WANT_FIRST_GRADIENT, WANT_WEIGHTS};
+    check_close(check, check->expected, check->spread, all, WANT_ALL, 1.0);
+    for (size_t k = 0; k < sizeof offers / sizeof *offers; ++k) {
+        plan_result *part =
+            run_once(check, &setting.tested[0], check->data, ALL_ROWS, offers[k], 0, ALL_ROWS, 1.0);
+        check_close(check, check->expected, check->spread, part, offers[k], 1.0);
+        result_destroy(part);
+    }
+    plan_result *expected = result_create(check->graph, FEW_ROWS), *spread = result_create(check->graph, FEW_ROWS);
+    plan_result *few = run_once(check, &setting.tested[0], check->data, ALL_ROWS, WANT_ALL, 0, FEW_ROWS, 1.0);
+    const char *error = measure(check, expected, spread);
+    CHECK_MSG(!error, "%s: %s", check->what, error);
+    check_close(check, expected, spread, few, WANT_ALL, 1.0);
+    result_destroy(expected);
+    result_destroy(spread);
+    result_destroy(few);
+}
+
+static inline void check_graph(const mmebm_graph *graph, int by_norm, uint64_t seed, const char *what)
+{
+    plan_check check = {.graph = graph, .what = what, .by_norm = by_norm};
+    check.data = data_create(graph, ALL_ROWS, setting.seed * 1000 + seed);
+    check.data->seed_scale[0] = 1.25f;
+    data_round(check.data);
+    check.expected = result_create(graph, ALL_ROWS);
+    check.spread = result_create(graph, ALL_ROWS);
+    const char *error = measure(&check, check.expected, check.spread);
+    CHECK_MSG(!error, "%s: %s", what, error);
+    plan_result *all = run_once(&check, &setting.tested[0], check.data, ALL_ROWS, WANT_ALL, 0, ALL_ROWS, 1.0);
+    check_results(&check, all);
+    check_rows(&check, all);
+    check_threads(&check, all);
+    check_broadcast(&check);
+    check_partial_runs(&check, all);
+    result_destroy(all);
+    result_destroy(check.expected);
+    result_destroy(check.spread);
+    data_destroy(check.data);
+}
+
+#endif /* MMEBM_TEST_CHECK_PLAN_H */
