@@ -303,7 +303,8 @@ static dnnl_status_t describe_data(const cpu_op_spec *spec, op_descriptors *d)
         status = make_descriptor(&d->target, axes, target + first, target_type, target_strides + first);
         if (status != dnnl_success) return status;
         d->made = 4;
-        status = make_descriptor(&d->plain, 2, weight, dnnl_f32, plain);
+        const dnnl_dims_t batch_plain = {in * out, spec->transposed ? out : 1, spec->transposed ? 1 : in};
+        status = make_descriptor(&d->plain, axes, batch ? matrix : weight, dnnl_f32, batch ? batch_plain : plain);
     }
     if (status == dnnl_success) d->made = 5;
     return status;
@@ -387,7 +388,7 @@ static dnnl_status_t build(cpu_op *op, op_descriptors *d, dnnl_primitive_attr_t 
         status = make_memory(op, slot, chosen_descriptor(op, slot));
         if (status != dnnl_success) return status;
     }
-    return spec->kind == CPU_MATMUL ? dnnl_success : make_reorder(op, d);
+    return make_reorder(op, d);
 }
 
 void mmebm__op_build(cpu_op *op)

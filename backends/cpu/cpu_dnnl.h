@@ -20,7 +20,7 @@ typedef enum cpu_op_kind {
     CPU_CONV_WEIGHTS = 2,     /* gradient by its weights and bias: source x, target dy (both read), weights and bias written */
     CPU_LINEAR = 3,           /* [rows, in_channels] -> [rows, out_channels] */
     CPU_LINEAR_WEIGHTS = 4,
-    CPU_MATMUL = 5            /* batch of [rows, in_channels] x [in_channels, out_channels], all row-major f32, not packed */
+    CPU_MATMUL = 5            /* batch of [rows, in_channels] x [in_channels, out_channels], row-major f32 */
 } cpu_op_kind;
 
 /* Geometry is always that of the forward operation. Images are [rows, height, width, channels]. */
@@ -32,7 +32,7 @@ typedef struct cpu_op_spec {
     uint32_t add;          /* CPU_CONV, CPU_LINEAR: target += result */
     uint32_t activation;   /* the same: 0, MMEBM_RELU or MMEBM_LEAKY_RELU on the result */
     float slope;
-    uint32_t transposed;   /* linear: plain weights are [in, out] instead of [out, in] */
+    uint32_t transposed;   /* linear, matmul: plain weights are [in, out] instead of [out, in] */
     int64_t batch;         /* matmul */
     int64_t rows;
     int64_t in[2], out[2]; /* height, width */

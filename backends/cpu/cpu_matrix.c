@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cpu_elementwise.h"
+#include "cpu_winograd.h"
 
 static cpu_op_spec linear_spec(const mmebm_layer *layer, const mmebm_layer *from, int64_t rows)
 {
@@ -59,7 +60,10 @@ static cpu_product reverse_product(const cpu_op_spec *forward)
 
 static int make_op(cpu_dnnl *dnnl, cpu_product *product)
 {
-    product->op = mmebm__op_create(dnnl, &product->spec);
+    product->winograd = (uint32_t)mmebm__cpu_winograd_suits(&product->spec);
+    const cpu_op_spec spec =
+        product->winograd ? mmebm__cpu_winograd_product(&product->spec, product->flipped) : product->spec;
+    product->op = mmebm__op_create(dnnl, &spec);
     return product->op != NULL;
 }
 
@@ -141,6 +145,7 @@ static void product_sizes(cpu_product *product, cpu_scratch_size *size)
     if (!product->op) return;
     product->weight_bytes = mmebm__op_weight_bytes(product->op);
     grow(&size->op, mmebm__op_scratch(product->op));
+    if (product->winograd) grow(&size->other, mmebm__cpu_winograd_scratch(&product->spec));
     if (plain_only(product)) grow(&size->other, target_floats(&product->spec) * sizeof(float));
 }
 
@@ -174,6 +179,9 @@ static void flip(const cpu_op_spec *spec, const float *plain, float *flipped)
 static int product_load(const cpu_product *product, uint32_t thread, const float *plain, const cpu_scratch *scratch)
 {
     if (!product->op) return 0;
+    if (product->winograd)
+        return mmebm__cpu_winograd_load(&product->spec, product->op, product->flipped, thread, plain, product->weights,
+                                        scratch->other);
     if (!product->flipped) return mmebm__op_pack(product->op, thread, plain, product->weights);
     flip(&product->spec, plain, scratch->other);
     return mmebm__op_pack(product->op, thread, scratch->other, product->weights);
@@ -192,6 +200,9 @@ static int product_run(const cpu_product *product, uint32_t thread, const void *
                        const cpu_scratch *scratch)
 {
     const cpu_op_buffers buffers = {source, product->weights, bias, target, scratch->op};
+    if (product->winograd)
+        return mmebm__cpu_winograd_run(&product->spec, product->op, thread, source, product->weights, bias, target,
+                                       scratch->other, scratch->op);
     return mmebm__op_run(product->op, thread, &buffers);
 }
 

@@ -13,6 +13,7 @@
 typedef struct cpu_product {
     cpu_op_spec spec;
     cpu_op *op;
+    uint32_t winograd; /* op is its matrix product */
     uint32_t flipped;  /* packs the weights turned round, [in, kh', kw', out]: an input gradient as a forward product */
     size_t weight_bytes;
     void *weights;     /* packed; in the plan's memory */
