@@ -198,8 +198,8 @@ int measure_energies(const drawing *d, const polymnist_set *test, measures *m)
     paint_shuffled(&x, test, d->seed);
     if (status == MMEBM_OK) status = mmebm_sampler_energy(d->sampler, x.view, &shuffled);
     for (uint32_t i = 0; i < n && status == MMEBM_OK; ++i) {
-        m->energy_real += energy[i] / n;
-        m->energy_shuffled += energy[n + i] / n;
+        m->energy_real += (double)energy[i] / n;
+        m->energy_shuffled += (double)energy[n + i] / n;
         m->ranked_right += (energy[i] < energy[n + i]) / (double)n;
         m->energies_valid &= isfinite(energy[i]) && isfinite(energy[n + i]);
     }

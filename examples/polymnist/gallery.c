@@ -173,8 +173,8 @@ static int write_chain(const drawing *d, const tuples *real, uint32_t latent_siz
     bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + 2 * block);
     if (!bad) bad = run_chain_z(d, real, latent_size, &frames);
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded at every %d. step of %u",
-                 stride_of(&d->chain_z), d->chain_z.n_steps);
+        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded; %u steps, %d to a frame",
+                 d->chain_z.n_steps, stride_of(&d->chain_z));
         picture_text(&p, MARGIN, MARGIN, 2, BLACK, title);
         draw_column(&p, real, 0, 0, MARGIN, MARGIN + TITLE, (UINT64_C(1) << MODALITIES) - 1);
         for (uint32_t i = 0; i < frames.n; ++i)
@@ -182,8 +182,8 @@ static int write_chain(const drawing *d, const tuples *real, uint32_t latent_siz
         bad = run_chain_x(d, &frames);
     }
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_x: from a generator sample, every %d. step of %u",
-                 stride_of(&d->chain_x), d->chain_x.n_steps);
+        snprintf(title, sizeof title, "langevin_x: from a generator sample; %u steps, %d to a frame",
+                 d->chain_x.n_steps, stride_of(&d->chain_x));
         picture_text(&p, MARGIN, MARGIN + block, 2, BLACK, title);
         for (uint32_t i = 0; i < frames.n; ++i)
             draw_column(&p, &frames, i, (int)i, 2 * MARGIN + CELL, MARGIN + block + TITLE, 0);

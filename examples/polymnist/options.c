@@ -28,7 +28,7 @@ static const option_row rows[] = {
     ROW("--data", TEXT, data, 0, 0, "DIR  photographs, judges and a part of MNIST (examples/data)"),
     ROW("--mnist", TEXT, mnist, 0, 0, "DIR  take the digits from here, such as the four full-size MNIST files"),
     ROW("--out", TEXT, out, 0, 0, "DIR  results, checkpoint and log (demo-out)"),
-    ROW("--seconds", SECONDS, seconds, 1, 1e6, "N  train for about so long (360); a trial sets the steps"),
+    ROW("--seconds", SECONDS, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),
     ROW("--steps", U64, steps, 1, 1e9, "N  train for exactly so many steps: repeatable, unlike --seconds"),
     ROW("--batch", U32, batch, 1, 4096, "N  tuples of a step (32)"),
     ROW("--preset", TEXT, preset, 0, 0, "NAME  networks: polymnist-small or polymnist, the paper's (polymnist-small)"),
@@ -105,7 +105,7 @@ static int set_option(options *o, const option_row *row, const char *word)
 int options_parse(int count, char **words, options *o)
 {
     *o = (options){.data = "examples/data", .out = "demo-out", .backend = "auto", .precision = MMEBM_PRECISION_AUTO,
-                   .seconds = 360, .preset = "polymnist-small", .batch = 32, .nf = 32, .nef = 32, .stem = 8,
+                   .seconds = 330, .preset = "polymnist-small", .batch = 32, .nf = 32, .nef = 32, .stem = 8,
                    .hidden = 256, .latent = 20};
     for (int i = 1; i < count; ++i) {
         const option_row *row = NULL;

@@ -23,8 +23,8 @@ enum {
     LEAST_STEPS = 20,
     REFINEMENT_STEPS = 30     /* of langevin_z once training is over: it starts from an encoder and has time */
 };
-static const double CHECKPOINT_INTERVAL = 60; /* seconds */
-static const double PATIENCE = 1.25; /* a machine that has become slower may take so much longer than --seconds */
+static const double CHECKPOINT_INTERVAL = 120; /* seconds */
+static const double PATIENCE = 1.15; /* a machine that has become slower may take so much longer than --seconds */
 
 /* ---- settings */
 
