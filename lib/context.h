@@ -39,7 +39,8 @@ mmebm_status mmebm__fail(mmebm_context *context, mmebm_status status, const char
     __attribute__((format(printf, 3, 4)));
 void mmebm__log(mmebm_context *context, int32_t level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* Zero-filled and 64-byte aligned; size 0 gives a valid pointer. On failure sets MMEBM_E_MEMORY's sentence and returns NULL. */
+/* Zero-filled and 64-byte aligned; size 0 gives a valid pointer. On failure sets MMEBM_E_MEMORY's sentence and returns
+ * NULL. */
 void *mmebm__allocate(mmebm_context *context, size_t size);
 void mmebm__free(mmebm_context *context, void *memory, size_t size); /* NULL is fine */
 /* Grows an array from old_count to new_count items, zero-filling; 0 on failure with the old array intact. */
