@@ -49,16 +49,22 @@ static inline int count_files(const char *part)
     return count;
 }
 
-static inline void close_folder(void)
+static inline void remove_folder(const char *path)
 {
-    DIR *folder = opendir(test_folder);
+    DIR *folder = opendir(path);
     if (!folder) return;
     for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-        const char *path = in_folder(entry->d_name);
-        if (entry->d_name[0] != '.' && unlink(path) != 0) rmdir(path);
+        char inside[1024];
+        snprintf(inside, sizeof inside, "%s/%s", path, entry->d_name);
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && unlink(inside) != 0) remove_folder(inside);
     }
     closedir(folder);
-    rmdir(test_folder);
+    rmdir(path);
+}
+
+static inline void close_folder(void)
+{
+    remove_folder(test_folder);
 }
 
 static inline file_bytes read_bytes(const char *path)

@@ -233,9 +233,16 @@ TEST(numbers_survive_in_a_locale_with_a_decimal_comma)
                                         "fr_FR.UTF-8", "fr_FR.utf8", "cs_CZ.UTF-8"};
     const char *found = NULL;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && !found; ++i) found = setlocale(LC_NUMERIC, names[i]);
-    if (!found) SKIP("no such locale is installed");
+    if (!found && open_folder()) { /* make one, where the system has what that takes */
+        char command[600];
+        snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s/de_DE.UTF-8 2>/dev/null", test_folder);
+        if (system(command) == 0 && setenv("LOCPATH", test_folder, 1) == 0) found = setlocale(LC_NUMERIC, names[0]);
+    }
+    if (!found) SKIP("no such locale is installed or can be made");
+    CHECK(localeconv()->decimal_point[0] == ',');
     numbers_survive(1000);
     setlocale(LC_NUMERIC, "C");
+    if (test_folder[0]) close_folder();
 }
 
 TEST(numbers_are_easy_to_read)

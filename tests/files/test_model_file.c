@@ -102,9 +102,10 @@ static float *all_weights(const mmebm_model *model, size_t *count)
     float *weights = malloc(*count * sizeof *weights), *at = weights;
     for (int p = 0; p < MMEBM_PART_COUNT && weights; ++p) {
         const mmebm_part *part = &model->parts[p];
-        if (context->ops->download(context->device, at, part->weights, part->graph.weight_count * sizeof *at) != MMEBM_OK)
+        const size_t part_count = part->graph.weight_count;
+        if (context->ops->download(context->device, at, part->weights, part_count * sizeof *at) != MMEBM_OK)
             printf("  download failed\n");
-        at += part->graph.weight_count;
+        at += part_count;
     }
     return weights;
 }
