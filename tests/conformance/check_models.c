@@ -7,8 +7,9 @@
 
 static void check_preset(const char *preset)
 {
+    enum { WIDTH = 16 /* from here on vector units and fast convolutions are used */ };
     mmebm_model *model = NULL;
-    const char *error = preset_model(&setting.reference, preset, &model);
+    const char *error = preset_model(&setting.reference, preset, WIDTH, &model);
     CHECK_MSG(!error, "%s", error);
     for (uint32_t number = 0; !error && number < MODEL_GRAPHS; ++number) {
         mmebm_graph graph;

@@ -139,7 +139,7 @@ const char *case_graph(const side *owner, const layer_case *wanted, mmebm_graph 
 
 /* ---- graphs of whole models */
 
-const char *preset_model(const side *owner, const char *preset, mmebm_model **model)
+const char *preset_model(const side *owner, const char *preset, uint32_t width, mmebm_model **model)
 {
     static const int64_t sizes[] = {5, 1, 8};
     mmebm_preset_options options;
@@ -147,8 +147,8 @@ const char *preset_model(const side *owner, const char *preset, mmebm_model **mo
     options.n_modalities = 3;
     options.latent_size = 5;
     options.image_size = 8;
-    options.nf = 6;
-    options.nef = 8;
+    options.nf = width;
+    options.nef = width + 1;
     options.stem_channels = 3;
     options.sizes = sizes;
     options.hidden = 17;

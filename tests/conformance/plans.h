@@ -67,8 +67,9 @@ const char *case_graph(const side *owner, const layer_case *wanted, mmebm_graph 
 
 /* ---- graphs of whole models */
 
-/* A small model of a preset ("polymnist", "polymnist-small", "mlp") with three modalities. */
-const char *preset_model(const side *owner, const char *preset, mmebm_model **model);
+/* A small model of a preset ("polymnist", "polymnist-small", "mlp") with three modalities of 8x8 pixels; width:
+ * channels of the narrowest decoder layer. */
+const char *preset_model(const side *owner, const char *preset, uint32_t width, mmebm_model **model);
 
 enum { MODEL_GRAPHS = 6 };
 /* Graph `number` of a model: its three parts, then the posterior of all modalities, of the second, of the first and

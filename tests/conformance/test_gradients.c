@@ -261,9 +261,9 @@ TEST(gradient_of_a_branching_graph)
 
 static void check_model(const char *preset)
 {
-    enum { ROWS_OF_NETWORK = 1, SAMPLES = 4 /* of each input and tensor */ };
+    enum { WIDTH = 5, ROWS_OF_NETWORK = 1, SAMPLES = 4 /* of each input and tensor */ };
     mmebm_model *model = NULL;
-    const char *error = preset_model(&reference, preset, &model);
+    const char *error = preset_model(&reference, preset, WIDTH, &model);
     CHECK_MSG(!error, "%s", error);
     for (uint32_t number = 0; !error && number < MODEL_GRAPHS; ++number) {
         mmebm_graph graph;
