@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cpu_elementwise.h"
+#include "cpu_narrow.h"
 #include "cpu_winograd.h"
 
 static cpu_op_spec linear_spec(const mmebm_layer *layer, const mmebm_layer *from, int64_t rows)
@@ -60,9 +61,14 @@ static cpu_product reverse_product(const cpu_op_spec *forward)
 
 static int make_op(cpu_dnnl *dnnl, cpu_product *product)
 {
-    product->winograd = (uint32_t)mmebm__cpu_winograd_suits(&product->spec);
-    const cpu_op_spec spec =
-        product->winograd ? mmebm__cpu_winograd_product(&product->spec, product->flipped) : product->spec;
+    cpu_op_spec spec = product->spec;
+    if (mmebm__cpu_winograd_suits(&product->spec)) {
+        product->method = CPU_WINOGRAD;
+        spec = mmebm__cpu_winograd_product(&product->spec, product->flipped);
+    } else if (mmebm__cpu_narrow_suits(&product->spec)) {
+        product->method = CPU_NARROW;
+        spec = mmebm__cpu_narrow_product(&product->spec);
+    }
     product->op = mmebm__op_create(dnnl, &spec);
     return product->op != NULL;
 }
@@ -145,7 +151,8 @@ static void product_sizes(cpu_product *product, cpu_scratch_size *size)
     if (!product->op) return;
     product->weight_bytes = mmebm__op_weight_bytes(product->op);
     grow(&size->op, mmebm__op_scratch(product->op));
-    if (product->winograd) grow(&size->other, mmebm__cpu_winograd_scratch(&product->spec));
+    if (product->method == CPU_WINOGRAD) grow(&size->other, mmebm__cpu_winograd_scratch(&product->spec));
+    if (product->method == CPU_NARROW) grow(&size->other, mmebm__cpu_narrow_scratch(&product->spec));
     if (plain_only(product)) grow(&size->other, target_floats(&product->spec) * sizeof(float));
 }
 
@@ -179,9 +186,12 @@ static void flip(const cpu_op_spec *spec, const float *plain, float *flipped)
 static int product_load(const cpu_product *product, uint32_t thread, const float *plain, const cpu_scratch *scratch)
 {
     if (!product->op) return 0;
-    if (product->winograd)
+    if (product->method == CPU_WINOGRAD)
         return mmebm__cpu_winograd_load(&product->spec, product->op, product->flipped, thread, plain, product->weights,
                                         scratch->other);
+    if (product->method == CPU_NARROW)
+        return mmebm__cpu_narrow_load(&product->spec, product->op, product->flipped, thread, plain, product->weights,
+                                      scratch->other);
     if (!product->flipped) return mmebm__op_pack(product->op, thread, plain, product->weights);
     flip(&product->spec, plain, scratch->other);
     return mmebm__op_pack(product->op, thread, scratch->other, product->weights);
@@ -200,9 +210,12 @@ static int product_run(const cpu_product *product, uint32_t thread, const void *
                        const cpu_scratch *scratch)
 {
     const cpu_op_buffers buffers = {source, product->weights, bias, target, scratch->op};
-    if (product->winograd)
+    if (product->method == CPU_WINOGRAD)
         return mmebm__cpu_winograd_run(&product->spec, product->op, thread, source, product->weights, bias, target,
                                        scratch->other, scratch->op);
+    if (product->method == CPU_NARROW)
+        return mmebm__cpu_narrow_run(&product->spec, product->op, thread, source, product->weights, bias, target,
+                                     scratch->other, scratch->op);
     return mmebm__op_run(product->op, thread, &buffers);
 }
 

@@ -9,11 +9,14 @@
 
 #include "cpu_dnnl.h"
 
+/* How a product is computed: by oneDNN as it stands, or around a smaller operation of oneDNN. */
+enum { CPU_DIRECT = 0, CPU_WINOGRAD = 1 /* cpu_winograd.h */, CPU_NARROW = 2 /* cpu_narrow.h */ };
+
 /* One multiplication by the weights: forward, or towards the input. */
 typedef struct cpu_product {
     cpu_op_spec spec;
     cpu_op *op;
-    uint32_t winograd; /* op is its matrix product */
+    uint32_t method;
     uint32_t flipped;  /* packs the weights turned round, [in, kh', kw', out]: an input gradient as a forward product */
     size_t weight_bytes;
     void *weights;     /* packed; in the plan's memory */

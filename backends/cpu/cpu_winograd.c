@@ -15,8 +15,7 @@ enum {
     SPAN = 6,          /* inputs a side */
     POINTS = SPAN * SPAN,
     LANES = 16,
-    BLOCK_TILES = 49,  /* at most */
-    SMALLEST_CHANNELS = 16
+    BLOCK_TILES = 49   /* at most; 17 .. 65 are equally fast */
 };
 
 #define ROOT_HALF 0.70710678f
@@ -46,7 +45,7 @@ int mmebm__cpu_winograd_suits(const cpu_op_spec *conv)
     if (conv->kind != CPU_CONV || conv->bf16 || conv->target_bf16) return 0;
     for (int i = 0; i < 2; ++i)
         if (conv->kernel[i] != 3 || conv->stride[i] != 1 || conv->padding[i] != 1) return 0;
-    if (in < SMALLEST_CHANNELS || out < SMALLEST_CHANNELS || (conv->add && out % LANES != 0)) return 0;
+    if (in < LANES || out < LANES) return 0;
     const tiling t = tiling_of(conv);
     /* multiplications, direct against here: below 2 the transforms eat what is gained */
     return 9 * conv->in[0] * conv->in[1] >= 2 * POINTS * t.down * t.across;
@@ -195,10 +194,14 @@ CPU_INLINE void output_line(const lanes m[SPAN], lanes y[TILE])
     y[3] = 0.5f * near_odd + 2.0f * far_odd + m[5];
 }
 
-/* One result of 16 channels: + bias, + what is there, activation. */
-CPU_INLINE void finish(const cpu_op_spec *conv, lanes value, float *target)
+/* One result of 16 channels: + what is there, activation. `fresh` masks the lanes that no overlapping 16 wrote before. */
+CPU_INLINE void finish(const cpu_op_spec *conv, const lanes *result, const lane_bits *fresh, float *target)
 {
-    if (conv->add) value += *(const lanes *)target;
+    lanes value = *result;
+    if (conv->add) {
+        const lanes old = *(const lanes *)target;
+        value = (lanes)((*fresh & (lane_bits)(value + old)) | (~*fresh & (lane_bits)old));
+    }
     if (conv->activation) {
         const lane_bits below = value <= 0.0f;
         value = (lanes)((below & (lane_bits)(value * conv->slope)) | (~below & (lane_bits)value));
@@ -219,6 +222,8 @@ CPU_CLONES static void transform_outputs(const cpu_op_spec *conv, const tiling *
             const int64_t c = lane_start(c0, channels);
             const float *from = m + i * channels + c;
             lanes half[SPAN][TILE], line[SPAN], result[TILE], shift = {0.0f};
+            lane_bits fresh;
+            for (int lane = 0; lane < LANES; ++lane) fresh[lane] = c + lane >= c0 ? -1 : 0;
             if (conv->bias) shift = *(const lanes *)(bias + c);
             for (int x = 0; x < SPAN; ++x) {
                 for (int y = 0; y < SPAN; ++y) line[y] = *(const lanes *)(from + (y * SPAN + x) * stride);
@@ -227,8 +232,10 @@ CPU_CLONES static void transform_outputs(const cpu_op_spec *conv, const tiling *
             for (int64_t y = 0; y < rows; ++y) {
                 for (int x = 0; x < SPAN; ++x) line[x] = half[x][y];
                 output_line(line, result);
-                for (int64_t x = 0; x < columns; ++x)
-                    finish(conv, result[x] + shift, corner + (y * width + x) * channels + c);
+                for (int64_t x = 0; x < columns; ++x) {
+                    result[x] += shift;
+                    finish(conv, &result[x], &fresh, corner + (y * width + x) * channels + c);
+                }
             }
         }
     }
