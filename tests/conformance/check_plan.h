@@ -21,8 +21,8 @@
  * within a quarter of that bound in the Euclidean norm. Whole networks are judged tensor by tensor in that norm alone:
  * a unit may cross a kink in one backend and not in the other, and its own gradient is then off by more than any bound.
  *
- * Laws, in bits: a row's results do not depend on the rows beside it, its place, the capacity, what else the run asks
- * for, the thread count; nor does a weight gradient depend on the latter two.
+ * Laws, in bits: a row's results do not depend on the rows beside it (even if those are NaN), its place, the capacity,
+ * what else the run asks for, the thread count; nor does a weight gradient depend on the latter two.
  */
 #ifndef MMEBM_TEST_CHECK_PLAN_H
 #define MMEBM_TEST_CHECK_PLAN_H
@@ -232,6 +232,31 @@ static inline void check_threads(const plan_check *check, const plan_result *all
     }
 }
 
+/* A row of NaN spoils neither its neighbours nor, once it is gone, a later run of the same plan. */
+static inline void check_containment(const plan_check *check)
+{
+    const mmebm_graph *graph = check->graph;
+    plan_data *spoilt = data_copy(check->data);
+    for (uint32_t i = 0; i < graph->input_count; ++i) {
+        const int64_t count = graph->layers[graph->inputs[i]].count;
+        for (int64_t e = 0; e < count; ++e) spoilt->inputs[i][(ALL_ROWS - 1) * count + e] = NAN;
+    }
+    plan_result *clean = run_once(check, &setting.tested[0], check->data, ALL_ROWS, WANT_ALL, 0, ALL_ROWS - 1, 0.0);
+    plan_result *mixed = result_create(graph, ALL_ROWS), *later = result_create(graph, ALL_ROWS - 1);
+    tested_plan plan;
+    const char *error = plan_open(&setting.tested[0], graph, setting.precision, ALL_ROWS, WANT_ALL, &plan);
+    if (!error) error = plan_execute(&plan, spoilt, 0, WANT_ALL, 0.0, mixed);
+    if (!error) error = plan_execute(&plan, check->data, 0, WANT_ALL, 0.0, later);
+    CHECK_MSG(!error, "%s: %s", check->what, error);
+    check_same(check, mixed, 0, clean, WANT_OUTPUTS | WANT_INPUT_GRADIENTS, "NaN in one row reaches another");
+    check_same(check, later, 0, clean, WANT_ALL, "NaN of an earlier run lives on");
+    plan_close(&plan);
+    result_destroy(clean);
+    result_destroy(mixed);
+    result_destroy(later);
+    data_destroy(spoilt);
+}
+
 /* Inputs that repeat and seeds that are constant give what the written-out ones give. */
 static inline void check_broadcast(const plan_check *check)
 {
@@ -317,6 +342,7 @@ static inline void check_graph(const mmebm_graph *graph, int by_norm, uint64_t s
     check_results(&check, all);
     check_rows(&check, all);
     check_threads(&check, all);
+    check_containment(&check);
     check_broadcast(&check);
     check_partial_runs(&check, all);
     result_destroy(all);
