@@ -55,7 +55,7 @@ static inline void remove_folder(const char *path)
     if (!folder) return;
     for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
         char inside[1024];
-        snprintf(inside, sizeof inside, "%s/%s", path, entry->d_name);
+        snprintf(inside, sizeof inside, "%.700s/%.255s", path, entry->d_name);
         if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && unlink(inside) != 0) remove_folder(inside);
     }
     closedir(folder);
