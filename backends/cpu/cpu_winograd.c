@@ -15,7 +15,8 @@ enum {
     SPAN = 6,          /* inputs a side */
     POINTS = SPAN * SPAN,
     LANES = 16,
-    BLOCK_TILES = 49   /* at most; 17 .. 65 are equally fast */
+    BLOCK_TILES = 49,  /* at most; 17 .. 65 are equally fast */
+    OUTSIDE = -1
 };
 
 #define ROOT_HALF 0.70710678f
@@ -74,9 +75,10 @@ static size_t weight_floats(const cpu_op_spec *conv)
 
 size_t mmebm__cpu_winograd_scratch(const cpu_op_spec *conv)
 {
-    const size_t products = (size_t)(POINTS * tiling_of(conv).block * conv->out_channels);
-    const size_t run = input_floats(conv) + products + (size_t)conv->in_channels, load = weight_floats(conv);
-    return (run > load ? run : load) * sizeof(float);
+    const tiling t = tiling_of(conv);
+    const size_t products = (size_t)(POINTS * t.block * conv->out_channels), load = weight_floats(conv);
+    const size_t run = input_floats(conv) + products + (size_t)conv->in_channels + 1;
+    return (run > load ? run : load) * sizeof(float) + (size_t)(POINTS * t.down * t.across) * sizeof(int64_t);
 }
 
 /* First of the 16 channels that hold c. */
@@ -141,29 +143,26 @@ CPU_INLINE void input_line(const lanes x[SPAN], lanes v[SPAN])
     v[5] = x[1] - 2.5f * x[3] + x[5];
 }
 
-/* Where the tile's 36 inputs are; outside the map: zeros. */
-CPU_INLINE void find_pixels(const cpu_op_spec *conv, const tiling *t, int64_t tile, const float *source,
-                            const float *zeros, const float *pixels[POINTS])
+/* Where the 36 inputs of every tile of a map are, from the map's first float; OUTSIDE the map. */
+static void find_pixels(const cpu_op_spec *conv, const tiling *t, int64_t *pixels)
 {
-    const int64_t height = conv->in[0], width = conv->in[1], per_map = t->down * t->across, place = tile % per_map;
-    const int64_t top = place / t->across * TILE - 1, left = place % t->across * TILE - 1;
-    const float *map = source + tile / per_map * height * width * conv->in_channels;
-    for (int64_t y = 0; y < SPAN; ++y)
-        for (int64_t x = 0; x < SPAN; ++x) {
-            const int64_t v = top + y, u = left + x;
-            const int inside = v >= 0 && v < height && u >= 0 && u < width;
-            pixels[y * SPAN + x] = inside ? map + (v * width + u) * conv->in_channels : zeros;
+    for (int64_t tile = 0; tile < t->down * t->across; ++tile)
+        for (int64_t point = 0; point < POINTS; ++point) {
+            const int64_t v = tile / t->across * TILE - 1 + point / SPAN, u = tile % t->across * TILE - 1 + point % SPAN;
+            const int inside = v >= 0 && v < conv->in[0] && u >= 0 && u < conv->in[1];
+            *pixels++ = inside ? (v * conv->in[1] + u) * conv->in_channels : OUTSIDE;
         }
 }
 
 /* Tiles first .. first + block - 1 to v [36, block, in]. Past the last tile v keeps what it held: those products are not read. */
 CPU_CLONES static void transform_inputs(const cpu_op_spec *conv, const tiling *t, int64_t first, const float *source,
-                                        const float *zeros, float *v)
+                                        const int64_t *places, const float *zeros, float *v)
 {
-    const int64_t channels = conv->in_channels, stride = t->block * channels;
+    const int64_t channels = conv->in_channels, stride = t->block * channels, per_map = t->down * t->across;
     for (int64_t i = 0; i < t->block && first + i < t->count; ++i) {
-        const float *pixels[POINTS];
-        find_pixels(conv, t, first + i, source, zeros, pixels);
+        const float *map = source + (first + i) / per_map * conv->in[0] * conv->in[1] * channels, *pixels[POINTS];
+        const int64_t *place = places + (first + i) % per_map * POINTS;
+        for (int p = 0; p < POINTS; ++p) pixels[p] = place[p] == OUTSIDE ? zeros : map + place[p];
         for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
             const int64_t c = lane_start(c0, channels);
             lanes half[SPAN][SPAN], line[SPAN];
@@ -247,10 +246,12 @@ int mmebm__cpu_winograd_run(const cpu_op_spec *conv, const cpu_op *product, uint
     const tiling t = tiling_of(conv);
     float *v = scratch, *m = v + input_floats(conv);
     float *zeros = m + POINTS * t.block * conv->out_channels;
+    int64_t *places = (int64_t *)(void *)(zeros + (conv->in_channels + 1) / 2 * 2);
     const cpu_op_buffers buffers = {v, packed, NULL, m, op_scratch};
+    find_pixels(conv, &t, places);
     memset(zeros, 0, (size_t)conv->in_channels * sizeof *zeros);
     for (int64_t first = 0; first < t.count; first += t.block) {
-        transform_inputs(conv, &t, first, source, zeros, v);
+        transform_inputs(conv, &t, first, source, places, zeros, v);
         const int error = mmebm__op_run(product, thread, &buffers);
         if (error) return error;
         transform_outputs(conv, &t, first, m, bias, target);
