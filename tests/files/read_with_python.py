@@ -146,6 +146,25 @@ def check_safetensors(folder, safetensors, numpy_reader):
             assert list(array.shape) == shape and array.tobytes() == data, name
 
 
+def check_documented_example():
+    """The file that docs/file-format.md shows byte for byte follows the rules of that page."""
+    page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "file-format.md")
+    with open(page, encoding="utf-8") as stream:
+        example = stream.read().split("## A file, byte for byte")[1].split("##")[0]
+    header = "".join(line.strip() for line in example.splitlines() if line.startswith("    ")).encode()
+    body = bytes.fromhex("0000003f 000000c0 0000803e")
+    assert floats("F32", body) == [0.5, -2, 0.25]
+    header += b" " * (-len(header) % 8)
+    assert len(header) == 568 and 8 + len(header) + len(body) == 588
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "line.safetensors")
+        with open(path, "wb") as stream:
+            stream.write(struct.pack("<Q", len(header)) + header + body)
+        metadata, tensors = read(path)
+    assert list(tensors) == ["fc.weight", "fc.bias"]
+    check_graph(json.loads(metadata["mmebm.graph.network"]), tensors)
+
+
 def report(name, check, *arguments):
     try:
         check(*arguments)
@@ -165,6 +184,7 @@ def main():
         for sample in SAMPLES:
             fine &= report("python_reads_%s" % sample, check_sample, folder, sample)
         fine &= report("python_writes_a_model", check_written, folder, program)
+        fine &= report("documented_example_is_right", check_documented_example)
         try:
             import safetensors
             import safetensors.numpy
