@@ -23,7 +23,7 @@ mkdir -p "$work"
 : >"$counts"
 
 # ---- packages. Without the first list nothing can run; what needs one of the second is skipped without it.
-needed="gcc libc6-dev meson ninja-build pkg-config zlib1g-dev python3 binutils"
+needed="gcc libc6-dev meson ninja-build pkg-config zlib1g-dev libjsmn-dev python3 binutils"
 useful="g++ clang make libdnnl-dev libpng-dev libjpeg-dev valgrind abigail-tools git
     python3-numpy python3-torch python3-pip"
 
