@@ -24,7 +24,7 @@ mkdir -p "$work"
 
 # ---- packages. Without the first list nothing can run; what needs one of the second is skipped without it.
 needed="gcc libc6-dev meson ninja-build pkg-config zlib1g-dev libjsmn-dev python3 binutils"
-useful="g++ clang make libdnnl-dev libpng-dev libjpeg-dev valgrind abigail-tools git
+useful="g++ clang make libdnnl-dev libpng-dev libjpeg-dev valgrind abigail-tools locales git
     python3-numpy python3-torch python3-pip"
 
 missing() {
@@ -117,7 +117,7 @@ group_valgrind() {
     have valgrind || { skip_group "valgrind" "valgrind is not installed"; return; }
     leaks="--leak-check=full --errors-for-leak-kinds=definite,possible"
     MMEBM_BACKEND_DIR=$work/no-modules run_group "valgrind" --build "$work/main" --timeout 900 \
-        --match '^(api|files|fuzz)-' --exclude='-cpu$' \
+        --match '^(api|files|fuzz)-' --exclude='-(cpu|python)$' \
         --wrap "valgrind -q --error-exitcode=99 $leaks"
 }
 
