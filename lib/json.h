@@ -63,7 +63,6 @@ mmebm_status mmebm__json_real(const mmebm_json *json, uint32_t node, double *val
 mmebm_status mmebm__json_float(const mmebm_json *json, uint32_t node, float *value);  /* finite */
 /* Decodes escapes into out with a final 0; more than size - 1 bytes is MMEBM_E_FORMAT. */
 mmebm_status mmebm__json_string(const mmebm_json *json, uint32_t node, char *out, size_t size);
-int mmebm__json_is_null(const mmebm_json *json, uint32_t node);
 
 /* The value of one key; missing is MMEBM_E_FORMAT. */
 mmebm_status mmebm__json_member(const mmebm_json *json, uint32_t object, const char *key, uint32_t *value);
@@ -75,7 +74,11 @@ mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32
 mmebm_status mmebm__json_integers(const mmebm_json *json, uint32_t array, uint32_t capacity, int64_t min, int64_t max,
                                   uint32_t *count, int64_t *values);
 
-/* ---- writing */
+/* Bytes of the UTF-8 character at string[0 .. length), 0 if there is none that is valid: no overlong forms, no
+ * surrogates, nothing above U+10FFFF. length >= 1. */
+uint32_t mmebm__utf8_length(const char *string, size_t length);
+
+/* ---- writing (json_text.c) */
 
 /* Text that grows up to MMEBM_JSON_MAX_LENGTH. After the first failure nothing more is added; the caller looks at
  * status once, at the end. Start with {.context = context}. */

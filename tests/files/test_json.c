@@ -133,7 +133,7 @@ TEST(values_are_checked)
     CHECK(mmebm__json_string(&json, node[S], string, 4) == MMEBM_OK && strcmp(string, "\xc3\xa4" "b") == 0);
     CHECK(mmebm__json_string(&json, node[S], string, 3) == MMEBM_E_FORMAT);
     CHECK(mmebm__json_string(&json, node[I], string, 4) == MMEBM_E_FORMAT);
-    CHECK(mmebm__json_is_null(&json, node[N]) && !mmebm__json_is_null(&json, node[S]));
+    CHECK(mmebm__json_expect(&json, node[N], MMEBM_JSON_LITERAL) == MMEBM_OK);
     CHECK(mmebm__json_integers(&json, node[A], 3, 0, 9, &count, integers) == MMEBM_OK);
     CHECK(count == 3 && integers[0] == 1 && integers[2] == 3);
     CHECK(mmebm__json_integers(&json, node[A], 2, 0, 9, &count, integers) == MMEBM_E_FORMAT);
