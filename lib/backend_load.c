@@ -23,7 +23,7 @@ enum { PATH_SIZE = 4096, MAX_NAME_LENGTH = 16 };
 static const char builtin_name[] = "reference";
 
 /* The backends of this project, in the order in which "auto" tries them. */
-static const char *const known_backends[] = {"cpu", builtin_name};
+static const char *const known_backends[] = {"cuda", "cpu", builtin_name};
 enum { KNOWN_COUNT = sizeof known_backends / sizeof known_backends[0] };
 
 static int is_known(const char *name)

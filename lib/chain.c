@@ -20,16 +20,22 @@ mmebm_status mmebm__plan_open(mmebm_context *context, const mmebm_plan_spec *spe
 
 void mmebm__plan_close(mmebm_context *context, mmebm_weighted_plan *plan)
 {
+    mmebm__sequence_close(context, &plan->sequences);
     if (plan->plan) context->ops->plan_destroy(plan->plan);
     memset(plan, 0, sizeof *plan);
 }
 
+mmebm_status mmebm__plan_refresh(mmebm_context *context, mmebm_weighted_plan *plan)
+{
+    if (plan->revision == plan->part->revision) return MMEBM_OK;
+    MMEBM_TRY(context->ops->plan_load_weights(plan->plan, plan->part->weights));
+    plan->revision = plan->part->revision;
+    return MMEBM_OK;
+}
+
 mmebm_status mmebm__plan_run(mmebm_context *context, mmebm_weighted_plan *plan, const mmebm_plan_run *run)
 {
-    if (plan->revision != plan->part->revision) {
-        MMEBM_TRY(context->ops->plan_load_weights(plan->plan, plan->part->weights));
-        plan->revision = plan->part->revision;
-    }
+    MMEBM_TRY(mmebm__plan_refresh(context, plan));
     return context->ops->plan_run(plan->plan, run);
 }
 
@@ -122,9 +128,63 @@ static mmebm_status run_mala(const mmebm_chain *chain, const mmebm_chain_rule *r
     return observer ? observer(user, rule->n_steps) : MMEBM_OK;
 }
 
+/* ---- recording */
+
+typedef struct chain_calls {
+    const mmebm_chain *chain;
+    const mmebm_chain_rule *rule;
+    int64_t rows, period;
+} chain_calls;
+
+static mmebm_status run_calls(void *user)
+{
+    const chain_calls *calls = user;
+    return calls->rule->method == MMEBM_MALA
+               ? run_mala(calls->chain, calls->rule, calls->rows, calls->period, NULL, NULL)
+               : run_ula(calls->chain, calls->rule, calls->rows, calls->period, NULL, NULL);
+}
+
+static void describe_rule(const mmebm_chain_rule *rule, mmebm_sequence_key *key)
+{
+    const float numbers[] = {rule->drift_factor, rule->drift_clamp, rule->drift_norm_clip, rule->state_min,
+                             rule->state_max};
+    mmebm__sequence_key_add(key, rule->n_steps);
+    mmebm__sequence_key_add(key, rule->method);
+    for (unsigned k = 0; k < sizeof numbers / sizeof numbers[0]; ++k) mmebm__sequence_key_add_float(key, numbers[k]);
+}
+
+static void describe(const chain_calls *calls, mmebm_sequence_key *key)
+{
+    const mmebm_chain *chain = calls->chain;
+    const void *const memory[] = {chain->key,      chain->energy,   chain->proposal, chain->proposal_gradient,
+                                  chain->proposal_energy, chain->accepted};
+    key->count = 0;
+    mmebm__sequence_key_add(key, (uint64_t)calls->rows);
+    mmebm__sequence_key_add(key, (uint64_t)calls->period);
+    describe_rule(calls->rule, key);
+    for (unsigned k = 0; k < sizeof memory / sizeof memory[0]; ++k) mmebm__sequence_key_add_pointer(key, memory[k]);
+    for (uint32_t i = 0; i < chain->input_count; ++i) {
+        const mmebm_chain_input *input = &chain->inputs[i];
+        mmebm__sequence_key_add_pointer(key, input->value);
+        mmebm__sequence_key_add_pointer(key, input->gradient);
+        mmebm__sequence_key_add_pointer(key, input->scales);
+        mmebm__sequence_key_add(key, (uint64_t)input->period);
+        mmebm__sequence_key_add(key, (uint64_t)input->size);
+        mmebm__sequence_key_add(key, input->stream);
+    }
+}
+
+/* A chain that nobody watches is a fixed sequence of backend calls, once its plan has its weights. */
 mmebm_status mmebm__chain_run(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
                               mmebm_chain_observer observer, void *user)
 {
-    return rule->method == MMEBM_MALA ? run_mala(chain, rule, rows, period, observer, user)
-                                      : run_ula(chain, rule, rows, period, observer, user);
+    chain_calls calls = {chain, rule, rows, period};
+    if (observer)
+        return rule->method == MMEBM_MALA ? run_mala(chain, rule, rows, period, observer, user)
+                                          : run_ula(chain, rule, rows, period, observer, user);
+    if (chain->recorded) return run_calls(&calls);
+    mmebm_sequence_key key;
+    describe(&calls, &key);
+    MMEBM_TRY(mmebm__plan_refresh(chain->context, chain->plan));
+    return mmebm__sequence_run(chain->context, &chain->plan->sequences, &key, run_calls, &calls);
 }

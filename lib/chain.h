@@ -8,6 +8,7 @@
 #define MMEBM_CHAIN_H
 
 #include "model.h"
+#include "sequence.h"
 
 enum { MMEBM_CHAIN_MAX_INPUTS = MMEBM_MAX_MODALITIES + 1 };
 
@@ -16,12 +17,15 @@ typedef struct mmebm_weighted_plan {
     mmebm_plan *plan;
     const mmebm_part *part;
     uint64_t revision; /* of part when its weights were loaded; 0 = never */
+    mmebm_sequence_cache sequences; /* chains on this plan */
 } mmebm_weighted_plan;
 
 mmebm_status mmebm__plan_open(mmebm_context *context, const mmebm_plan_spec *spec, const mmebm_part *part,
                               mmebm_weighted_plan *plan);
 void mmebm__plan_close(mmebm_context *context, mmebm_weighted_plan *plan);
-/* Loads changed weights, then runs. */
+/* Loads weights that changed. */
+mmebm_status mmebm__plan_refresh(mmebm_context *context, mmebm_weighted_plan *plan);
+/* The same, then runs. */
 mmebm_status mmebm__plan_run(mmebm_context *context, mmebm_weighted_plan *plan, const mmebm_plan_run *run);
 
 typedef struct mmebm_chain_input {
@@ -40,6 +44,7 @@ typedef struct mmebm_chain {
     mmebm_chain_input inputs[MMEBM_CHAIN_MAX_INPUTS];
     const uint64_t *key; /* device: seed, first chain */
     float *energy;       /* device [rows] */
+    int recorded;        /* 1 = inside calls that are recorded as a whole already */
     /* MALA moves input 0 only and needs a second state: */
     float *proposal, *proposal_gradient, *proposal_energy, *accepted;
 } mmebm_chain;

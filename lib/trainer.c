@@ -69,6 +69,7 @@ static mmebm_status draw_revised(mmebm_trainer *t)
         .input_count = t->model->options.n_modalities,
         .key = t->key,
         .energy = t->row_value,
+        .recorded = 1,
     };
     for (uint32_t i = 0; i < chain.input_count; ++i) {
         const int64_t size = t->model->modality_count[i];
@@ -154,6 +155,7 @@ static mmebm_status draw_latents(mmebm_trainer *t)
         .input_count = 1 + t->model->options.n_modalities,
         .key = t->key,
         .energy = t->energy_z,
+        .recorded = 1,
         .proposal = t->proposal,
         .proposal_gradient = t->proposal_gradient,
         .proposal_energy = t->proposal_energy,
@@ -317,6 +319,45 @@ static mmebm_status device_step(mmebm_trainer *t)
                                  sizeof(float));
 }
 
+/* ---- recording: every argument of a step is fixed for the trainer's life, and every plan's weights are stale at its
+ * start, because the step before published new ones. */
+
+static mmebm_status step_calls(void *user)
+{
+    return device_step(user);
+}
+
+static int all_plans_stale(const mmebm_trainer *t)
+{
+    const mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan,
+                                                &t->inference_plan};
+    for (unsigned p = 0; p < sizeof plans / sizeof plans[0]; ++p)
+        if (plans[p]->revision == plans[p]->part->revision) return 0;
+    return 1;
+}
+
+/* What the calls of a step do to the host's counters, for a replay that makes none: plans take the weights, optimisers
+ * publish new ones. */
+static void count_revisions(mmebm_trainer *t, const uint64_t before[MMEBM_PART_COUNT])
+{
+    mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan};
+    for (unsigned p = 0; p < sizeof plans / sizeof plans[0]; ++p)
+        plans[p]->revision = before[plans[p]->part - t->model->parts];
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        t->optimisers[p].revision = t->model->parts[p].revision = before[p] + 1;
+}
+
+static mmebm_status run_device_step(mmebm_trainer *t)
+{
+    if (t->witness_prior || !all_plans_stale(t)) return device_step(t);
+    uint64_t before[MMEBM_PART_COUNT];
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) before[p] = t->model->parts[p].revision;
+    const mmebm_sequence_key key = {.count = 0};
+    MMEBM_TRY(mmebm__sequence_run(t->context, &t->sequences, &key, step_calls, t));
+    count_revisions(t, before);
+    return MMEBM_OK;
+}
+
 /* Cosine from 1 to schedule_end. */
 static double schedule_factor(const mmebm_trainer *t)
 {
@@ -387,7 +428,7 @@ mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
     if (t->options.guard_interval && !t->counters.valid_snapshots) MMEBM_TRY(mmebm__guard_snapshot(t));
     MMEBM_TRY(upload_control(t));
     ++t->counters.draws;
-    MMEBM_TRY(device_step(t));
+    MMEBM_TRY(run_device_step(t));
     float results[MMEBM_DIAGNOSTIC_DEVICE_COUNT];
     MMEBM_TRY(t->context->ops->download(t->context->device, results, t->results, sizeof results));
     for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_DEVICE_COUNT; ++i)

@@ -90,6 +90,7 @@ struct mmebm_trainer {
     mmebm_optimiser optimisers[MMEBM_PART_COUNT];
     mmebm_graph posterior_graph;
     mmebm_weighted_plan energy_plan, generator_plan, posterior_plan, inference_plan;
+    mmebm_sequence_cache sequences; /* of whole steps */
     uint32_t experts; /* z chains a tuple: M or 1 */
     /* device memory, sizes in trainer.c */
     float *data[MMEBM_MAX_MODALITIES], *positive[MMEBM_MAX_MODALITIES]; /* positive == data without data_noise */

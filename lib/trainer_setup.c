@@ -125,6 +125,7 @@ void mmebm_trainer_destroy(mmebm_trainer **handle)
     *handle = NULL;
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
         mmebm__optimiser_close(&t->optimisers[p]);
+    mmebm__sequence_close(context, &t->sequences);
     mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan};
     for (size_t i = 0; i < sizeof plans / sizeof *plans; ++i)
         mmebm__plan_close(context, plans[i]);

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The device of the CUDA backend: the first CUDA device, one stream on which all calls queue, its memory, and sequences,
+ * which are CUDA graphs captured from that stream.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda_device.h"
+
+struct mmebm_sequence {
+    cudaGraphExec_t graph;
+};
+
+cuda_scope::cuda_scope(const mmebm_device *device)
+{
+    if (cudaGetDevice(&before) != cudaSuccess) before = device->ordinal;
+    if (before != device->ordinal) cudaSetDevice(device->ordinal);
+}
+
+cuda_scope::~cuda_scope()
+{
+    int now = before;
+    if (cudaGetDevice(&now) == cudaSuccess && now != before) cudaSetDevice(before);
+}
+
+mmebm_status mmebm__cuda_check(const mmebm_device *device, cudaError_t code, const char *what)
+{
+    if (code == cudaSuccess) return MMEBM_OK;
+    return device->host.fail(device->host.owner, MMEBM_E_DEVICE, "cuda: %s: %s (%s)", what, cudaGetErrorString(code),
+                             cudaGetErrorName(code));
+}
+
+/* ---- opening */
+
+enum { OLDEST_MAJOR = 8 /* sm_80: bf16 tensor cores, asynchronous copies */ };
+
+static mmebm_status find_device(const mmebm_host *host, int *ordinal, cudaDeviceProp *about)
+{
+    int count = 0;
+    const cudaError_t code = cudaGetDeviceCount(&count);
+    if (code != cudaSuccess)
+        return host->fail(host->owner, MMEBM_E_BACKEND, "backend 'cuda': no CUDA device can be used: %s (%s)",
+                          cudaGetErrorString(code), cudaGetErrorName(code));
+    if (!count) return host->fail(host->owner, MMEBM_E_BACKEND, "backend 'cuda': there is no CUDA device");
+    *ordinal = 0;
+    const cudaError_t asked = cudaGetDeviceProperties(about, *ordinal);
+    if (asked != cudaSuccess)
+        return host->fail(host->owner, MMEBM_E_DEVICE, "backend 'cuda': cudaGetDeviceProperties: %s",
+                          cudaGetErrorString(asked));
+    if (about->major < OLDEST_MAJOR)
+        return host->fail(host->owner, MMEBM_E_BACKEND,
+                          "backend 'cuda': %s has compute capability %d.%d, wanted at least %d.0", about->name,
+                          about->major, about->minor, OLDEST_MAJOR);
+    return MMEBM_OK;
+}
+
+static mmebm_status open_stream(mmebm_device *device)
+{
+    CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking),
+                               "cudaStreamCreate"));
+    void *partials;
+    CUDA_TRY(mmebm__cuda_allocate(device, CUDA_PARTIALS * sizeof(double), &partials));
+    device->partials = static_cast<double *>(partials);
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
+{
+    (void)n_threads; /* of the host; the device has its own */
+    int ordinal = 0;
+    cudaDeviceProp about;
+    CUDA_TRY(find_device(host, &ordinal, &about));
+    mmebm_device *opened = static_cast<mmebm_device *>(host->allocate(host->owner, sizeof *opened, 64));
+    if (!opened)
+        return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a device of %zu bytes", sizeof *opened);
+    memset(opened, 0, sizeof *opened);
+    opened->host = *host;
+    opened->ordinal = ordinal;
+    opened->processors = about.multiProcessorCount;
+    int driver = 0;
+    cudaDriverGetVersion(&driver);
+    snprintf(opened->description, sizeof opened->description, "%.64s, sm_%d%d, %d multiprocessors, CUDA %d.%d, driver %d.%d",
+             about.name, about.major, about.minor, about.multiProcessorCount, CUDART_VERSION / 1000,
+             CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10);
+    const cuda_scope scope(opened);
+    const mmebm_status status = open_stream(opened);
+    if (status != MMEBM_OK) {
+        mmebm__cuda_device_close(opened);
+        return status;
+    }
+    *device = opened;
+    return MMEBM_OK;
+}
+
+void mmebm__cuda_device_close(mmebm_device *device)
+{
+    if (!device) return;
+    {
+        const cuda_scope scope(device);
+        if (device->stream) {
+            cudaStreamSynchronize(device->stream);
+            cudaStreamDestroy(device->stream);
+        }
+        cudaFree(device->partials);
+    }
+    const mmebm_host host = device->host;
+    host.release(host.owner, device, sizeof *device);
+}
+
+const char *mmebm__cuda_device_describe(const mmebm_device *device)
+{
+    return device->description;
+}
+
+uint32_t mmebm__cuda_fast_precision(const mmebm_device *device)
+{
+    (void)device;
+    return MMEBM_PRECISION_BF16;
+}
+
+/* ---- memory */
+
+mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void **memory)
+{
+    *memory = NULL;
+    const cudaError_t code = cudaMalloc(memory, bytes ? bytes : 1);
+    if (code != cudaErrorMemoryAllocation) return mmebm__cuda_check(device, code, "cudaMalloc");
+    cudaGetLastError(); /* reported here; the next launch must not find it */
+    size_t free_bytes = 0, total = 0;
+    cudaMemGetInfo(&free_bytes, &total);
+    return device->host.fail(device->host.owner, MMEBM_E_MEMORY,
+                             "cuda: %zu bytes of device memory could not be had; %zu of %zu are free", bytes, free_bytes,
+                             total);
+}
+
+mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void **buffer)
+{
+    const cuda_scope scope(device);
+    void *memory;
+    CUDA_TRY(mmebm__cuda_allocate(device, bytes, &memory));
+    const mmebm_status status =
+        mmebm__cuda_check(device, cudaMemsetAsync(memory, 0, bytes, device->stream), "cudaMemsetAsync");
+    if (status != MMEBM_OK) {
+        cudaFree(memory);
+        return status;
+    }
+    *buffer = memory;
+    return MMEBM_OK;
+}
+
+/* Work in the queue may still use the buffer. */
+void mmebm__cuda_buffer_destroy(mmebm_device *device, void *buffer, size_t bytes)
+{
+    (void)bytes;
+    if (!buffer) return;
+    const cuda_scope scope(device);
+    cudaStreamSynchronize(device->stream);
+    cudaFree(buffer);
+}
+
+mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *source, size_t bytes)
+{
+    const cuda_scope scope(device);
+    return mmebm__cuda_check(device, cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, device->stream),
+                             "upload");
+}
+
+mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes)
+{
+    const cuda_scope scope(device);
+    CUDA_TRY(mmebm__cuda_check(device, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToHost, device->stream),
+                               "download"));
+    return mmebm__cuda_check(device, cudaStreamSynchronize(device->stream), "download");
+}
+
+mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes)
+{
+    const cuda_scope scope(device);
+    return mmebm__cuda_check(device, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, device->stream),
+                             "copy");
+}
+
+mmebm_status mmebm__cuda_synchronize(mmebm_device *device)
+{
+    const cuda_scope scope(device);
+    return mmebm__cuda_check(device, cudaStreamSynchronize(device->stream), "synchronize");
+}
+
+/* ---- sequences */
+
+mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device)
+{
+    const cuda_scope scope(device);
+    return mmebm__cuda_check(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
+                             "cudaStreamBeginCapture");
+}
+
+static mmebm_status instantiate(mmebm_device *device, cudaGraph_t graph, mmebm_sequence **sequence)
+{
+    const mmebm_host *host = &device->host;
+    cudaGraphExec_t executable;
+    CUDA_TRY(mmebm__cuda_check(device, cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"));
+    mmebm_sequence *made = static_cast<mmebm_sequence *>(host->allocate(host->owner, sizeof *made, 64));
+    if (!made) {
+        cudaGraphExecDestroy(executable);
+        return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a sequence of %zu bytes", sizeof *made);
+    }
+    made->graph = executable;
+    *sequence = made;
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence **sequence)
+{
+    const cuda_scope scope(device);
+    cudaGraph_t graph = NULL;
+    const cudaError_t code = cudaStreamEndCapture(device->stream, &graph);
+    if (code != cudaSuccess || !graph) {
+        cudaGetLastError();
+        return mmebm__cuda_check(device, code != cudaSuccess ? code : cudaErrorStreamCaptureInvalidated,
+                                 "cudaStreamEndCapture");
+    }
+    const mmebm_status status = instantiate(device, graph, sequence);
+    cudaGraphDestroy(graph);
+    return status;
+}
+
+mmebm_status mmebm__cuda_sequence_replay(mmebm_device *device, mmebm_sequence *sequence)
+{
+    const cuda_scope scope(device);
+    return mmebm__cuda_check(device, cudaGraphLaunch(sequence->graph, device->stream), "cudaGraphLaunch");
+}
+
+void mmebm__cuda_sequence_destroy(mmebm_device *device, mmebm_sequence *sequence)
+{
+    if (!sequence) return;
+    const cuda_scope scope(device);
+    cudaStreamSynchronize(device->stream);
+    cudaGraphExecDestroy(sequence->graph);
+    device->host.release(device->host.owner, sequence, sizeof *sequence);
+}

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What all files of the CUDA backend share: the device with its one stream, the scope that keeps the caller's current
+ * device, error sentences with CUDA's text, and the entries of the table.
+ *   cuda_backend.cu  the table                     cuda_plan.cu      plans: fusion, buffers, weights
+ *   cuda_device.cu   device, memory, sequences     cuda_run.cu       plans: one run forward and backward
+ *   cuda_vector.cu   sums, optimiser, spectral     cuda_layers.cu    layers without weights
+ *   cuda_noise.cu    noise, chains (no contraction)  cuda_conv.cu    bf16 convolutions on tensor cores
+ *   cuda_mixture.cu  experts                       cuda_conv_f32.cu  f32 convolutions
+ *                                                  cuda_gradient.cu  weight gradients
+ */
+#ifndef MMEBM_CUDA_DEVICE_H
+#define MMEBM_CUDA_DEVICE_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stddef.h>
+#include <stdint.h>
+
+extern "C" {
+#include "backend_api.h"
+}
+
+enum {
+    CUDA_PARTIALS = 1024, /* doubles of scratch for sums over a whole array */
+    CUDA_BLOCK = 256,     /* threads of an elementwise block */
+    CUDA_MAX_GRID_Y = 65535
+};
+
+struct mmebm_device {
+    mmebm_host host;
+    int ordinal;    /* CUDA's number of the device */
+    int processors; /* multiprocessors */
+    cudaStream_t stream;
+    double *partials; /* CUDA_PARTIALS */
+    char description[160];
+};
+
+/* Makes a device current and gives the caller's back at the end of the scope. */
+struct cuda_scope {
+    int before;
+    explicit cuda_scope(const mmebm_device *device);
+    ~cuda_scope();
+    cuda_scope(const cuda_scope &) = delete;
+    cuda_scope &operator=(const cuda_scope &) = delete;
+};
+
+/* MMEBM_OK, or the error's sentence: "cuda: <what>: <CUDA's text>". */
+mmebm_status mmebm__cuda_check(const mmebm_device *device, cudaError_t code, const char *what);
+
+/* After every launch. */
+static inline mmebm_status mmebm__cuda_launched(const mmebm_device *device, const char *what)
+{
+    return mmebm__cuda_check(device, cudaGetLastError(), what);
+}
+
+/* Device memory, not cleared; on failure the sentence says what was asked and what was free. */
+mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void **memory);
+
+#define CUDA_TRY(call)                                                                             \
+    do {                                                                                           \
+        const mmebm_status try_status_ = (call);                                                   \
+        if (try_status_ != MMEBM_OK) return try_status_;                                           \
+    } while (0)
+
+static inline unsigned mmebm__cuda_blocks(int64_t threads, int64_t block)
+{
+    const int64_t most = (int64_t)1 << 20; /* kernels stride over the rest */
+    const int64_t blocks = (threads + block - 1) / block;
+    return (unsigned)(blocks < most ? blocks : most);
+}
+
+/* ---- entries of the table; backend_api.h says what they do */
+
+mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device);
+void mmebm__cuda_device_close(mmebm_device *device);
+const char *mmebm__cuda_device_describe(const mmebm_device *device);
+uint32_t mmebm__cuda_fast_precision(const mmebm_device *device);
+mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void **buffer);
+void mmebm__cuda_buffer_destroy(mmebm_device *device, void *buffer, size_t bytes);
+mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *source, size_t bytes);
+mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes);
+mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes);
+mmebm_status mmebm__cuda_synchronize(mmebm_device *device);
+mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device);
+mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence **sequence);
+mmebm_status mmebm__cuda_sequence_replay(mmebm_device *device, mmebm_sequence *sequence);
+void mmebm__cuda_sequence_destroy(mmebm_device *device, mmebm_sequence *sequence);
+
+mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec *spec, mmebm_plan **plan);
+void mmebm__cuda_plan_destroy(mmebm_plan *plan);
+size_t mmebm__cuda_plan_size(const mmebm_plan *plan);
+mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weights);
+mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run);
+
+mmebm_status mmebm__cuda_fill(mmebm_device *device, int64_t count, float *target, float value);
+mmebm_status mmebm__cuda_combine(mmebm_device *device, int64_t count, float *target, float alpha, const float *source,
+                                 float beta);
+mmebm_status mmebm__cuda_lerp(mmebm_device *device, int64_t count, float *target, const float *source,
+                              float source_scale, const float *t);
+mmebm_status mmebm__cuda_row_distance(mmebm_device *device, int64_t rows, int64_t size, const float *a, const float *b,
+                                      float *out);
+mmebm_status mmebm__cuda_reduce(mmebm_device *device, int64_t count, const float *values, uint32_t power, float scale,
+                                float *out);
+mmebm_status mmebm__cuda_adam(mmebm_device *device, const mmebm_adam_step *step);
+mmebm_status mmebm__cuda_spectral_update(mmebm_device *device, const mmebm_spectral *spectral);
+mmebm_status mmebm__cuda_spectral_gradient(mmebm_device *device, const mmebm_spectral *spectral);
+
+mmebm_status mmebm__cuda_noise(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family,
+                               float scale, float add, const mmebm_noise *noise);
+mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *step);
+mmebm_status mmebm__cuda_mala_propose(mmebm_device *device, const mmebm_mala_step *step);
+mmebm_status mmebm__cuda_mala_accept(mmebm_device *device, const mmebm_mala_step *step);
+mmebm_status mmebm__cuda_mala_adapt(mmebm_device *device, const mmebm_mala_adapt *adapt);
+mmebm_status mmebm__cuda_expert_draw(mmebm_device *device, const mmebm_expert_draw *draw);
+
+mmebm_status mmebm__cuda_mixture(mmebm_device *device, const mmebm_mixture *mixture);
+mmebm_status mmebm__cuda_expert_scale(mmebm_device *device, int64_t rows, int64_t size, const float *raw,
+                                      uint32_t scale_kind, float floor, float *scale);
+
+#endif /* MMEBM_CUDA_DEVICE_H */

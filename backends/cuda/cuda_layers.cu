@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Layers without weights, batch norm and losses, and the sum of two tensors that serves add, concat, upsampling, copies
+ * and the collection of gradients. Tensors are f32 or bf16, arithmetic is f32; sums over a row are in double.
+ * A backward pass writes the gradients by its inputs; cuda_run.cu adds them to what other layers gave.
+ */
+#include "cuda_sum.h"
+#include "cuda_tensor.h"
+
+/* Blocks of x: elements of one row; of y: rows. */
+static dim3 row_grid(int64_t per_row, int64_t rows)
+{
+    return dim3(mmebm__cuda_blocks(per_row, CUDA_BLOCK), (unsigned)(rows < (int64_t)CUDA_MAX_GRID_Y ? rows : (int64_t)CUDA_MAX_GRID_Y));
+}
+
+#define FOR_EACH_ROW(row, rows) for (int64_t row = blockIdx.y; row < (rows); row += gridDim.y)
+#define FOR_EACH_IN_ROW(i, count)                                                                                      \
+    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < (count); i += (int32_t)(gridDim.x * blockDim.x))
+
+/* Pixel and channel of element i of a row. */
+struct element {
+    int32_t y, x, c;
+};
+
+static __device__ __forceinline__ element element_of(const cuda_tensor &tensor, int32_t i)
+{
+    element place;
+    place.c = i % tensor.channels;
+    i /= tensor.channels;
+    place.x = i % tensor.width;
+    place.y = i / tensor.width;
+    return place;
+}
+
+static __device__ __forceinline__ int64_t element_at(const cuda_tensor &tensor, int64_t row, const element &place)
+{
+    return pixel_at(tensor, row, place.y, place.x) + place.c;
+}
+
+static int32_t row_count(const cuda_tensor *tensor)
+{
+    return tensor->height * tensor->width * tensor->channels;
+}
+
+/* ---- the sum of two tensors */
+
+/* sum <- sum + scale * what the operand gives for LANES or one channel of a pixel */
+template <int V>
+static __device__ __forceinline__ void add_operand(const cuda_operand &operand, int64_t row, const element &place,
+                                                   float *sum)
+{
+    const cuda_tensor &tensor = operand.tensor;
+    float value[V];
+    if (operand.scale == 0.0f || place.c >= tensor.channels) return;
+    for (int32_t w = 0; w < operand.window * operand.window; ++w) {
+        if (tensor.data) {
+            const int32_t y = (place.y * operand.window + w / operand.window) / operand.shrink;
+            const int32_t x = (place.x * operand.window + w % operand.window) / operand.shrink;
+            load_values<V>(tensor, pixel_at(tensor, row, y, x) + place.c, value);
+        }
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[k] += operand.scale * (tensor.data ? value[k] : 1.0f);
+    }
+}
+
+template <int V> static __global__ void combine_tensors_kernel(const __grid_constant__ cuda_combine call)
+{
+    const int32_t count = call.out.height * call.out.width * call.out.channels / V;
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(i, count)
+    {
+        const element place = element_of(call.out, i * V);
+        float sum[V] = {};
+        add_operand<V>(call.a, row, place, sum);
+        if (call.mask.data) {
+            float mask[V];
+            load_values<V>(call.mask, element_at(call.mask, row, place), mask);
+#pragma unroll
+            for (int k = 0; k < V; ++k) sum[k] = mask[k] > 0.0f ? sum[k] : call.slope * sum[k];
+        }
+        add_operand<V>(call.b, row, place, sum);
+        store_values<V>(call.out, element_at(call.out, row, place), sum);
+    }
+}
+
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call)
+{
+    const int wide = tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) &&
+                     (call->a.scale == 0.0f || tensor_is_wide(&call->a.tensor)) &&
+                     (call->b.scale == 0.0f || tensor_is_wide(&call->b.tensor));
+    const dim3 grid = row_grid(row_count(&call->out) / (wide ? (int)LANES : 1), call->rows);
+    if (wide)
+        combine_tensors_kernel<LANES><<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
+    else
+        combine_tensors_kernel<1><<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
+    return mmebm__cuda_launched(device, "sum of tensors");
+}
+
+/* ---- reading an operand element by element */
+
+static __device__ __forceinline__ float read(const cuda_operand &operand, int64_t row, const element &place)
+{
+    float value = 0.0f;
+    add_operand<1>(operand, row, place, &value);
+    return value;
+}
+
+/* ---- activation */
+
+static __device__ __forceinline__ float sigmoid(float x)
+{
+    return x >= 0.0f ? 1.0f / (1.0f + expf(-x)) : expf(x) / (1.0f + expf(x));
+}
+
+static __device__ float activation(uint32_t kind, float parameter, float x, float *slope)
+{
+    float y;
+    switch (kind) {
+    case MMEBM_RELU:
+        *slope = x <= 0.0f ? 0.0f : 1.0f;
+        return x <= 0.0f ? 0.0f : x;
+    case MMEBM_LEAKY_RELU:
+        *slope = x <= 0.0f ? parameter : 1.0f;
+        return x <= 0.0f ? parameter * x : x;
+    case MMEBM_SILU:
+        y = sigmoid(x);
+        *slope = y * (1.0f + x * (1.0f - y));
+        return x * y;
+    case MMEBM_SOFTPLUS:
+        *slope = sigmoid(x);
+        return x > 0.0f ? x + log1pf(expf(-x)) : log1pf(expf(x));
+    case MMEBM_TANH:
+        y = tanhf(x);
+        *slope = 1.0f - y * y;
+        return y;
+    default: /* MMEBM_SIGMOID */
+        y = sigmoid(x);
+        *slope = y * (1.0f - y);
+        return y;
+    }
+}
+
+struct activation_call {
+    uint32_t kind;
+    float parameter;
+    int64_t rows;
+    cuda_operand x, by_y; /* by_y.scale 0: forward */
+    cuda_tensor out;
+};
+
+static __global__ void activation_kernel(const __grid_constant__ activation_call call)
+{
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    {
+        const element place = element_of(call.out, i);
+        float slope;
+        const float y = activation(call.kind, call.parameter, read(call.x, row, place), &slope);
+        store_value(call.out, element_at(call.out, row, place),
+                    call.by_y.scale == 0.0f ? y : slope * read(call.by_y, row, place));
+    }
+}
+
+static mmebm_status run_activation(const mmebm_device *device, const cuda_layer_call *call, const cuda_operand *by_y,
+                                   const cuda_tensor *out)
+{
+    activation_call arguments = {};
+    arguments.kind = call->layer->activation;
+    arguments.parameter = call->layer->parameter;
+    arguments.rows = call->rows;
+    arguments.x = call->x;
+    if (by_y) arguments.by_y = *by_y;
+    arguments.out = *out;
+    activation_kernel<<<row_grid(row_count(out), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
+    return mmebm__cuda_launched(device, "activation");
+}
+
+static mmebm_status activation_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    return run_activation(device, call, NULL, &call->y);
+}
+
+static mmebm_status activation_backward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    return run_activation(device, call, &call->by_y, &call->by_x);
+}
+
+/* ---- softmax over the channels: a warp for each pixel */
+
+static __global__ void softmax_kernel(const __grid_constant__ cuda_layer_call call, int backward)
+{
+    const cuda_tensor &shape = call.y;
+    const int32_t lane = (int32_t)threadIdx.x;
+    FOR_EACH_ROW(row, call.rows)
+    for (int32_t pixel = (int32_t)blockIdx.x; pixel < shape.height * shape.width; pixel += (int32_t)gridDim.x) {
+        element place = {pixel / shape.width, pixel % shape.width, 0};
+        if (backward) {
+            double mean = 0.0;
+            for (place.c = lane; place.c < shape.channels; place.c += 32)
+                mean += (double)load_value(call.y, element_at(call.y, row, place)) * read(call.by_y, row, place);
+            mean = warp_sum(mean);
+            for (place.c = lane; place.c < shape.channels; place.c += 32) {
+                const float y = load_value(call.y, element_at(call.y, row, place));
+                store_value(call.by_x, element_at(call.by_x, row, place), y * (read(call.by_y, row, place) - (float)mean));
+            }
+            continue;
+        }
+        float largest = -INFINITY;
+        double total = 0.0;
+        for (place.c = lane; place.c < shape.channels; place.c += 32) largest = fmaxf(largest, read(call.x, row, place));
+        for (int offset = 16; offset > 0; offset >>= 1)
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+        for (place.c = lane; place.c < shape.channels; place.c += 32) total += expf(read(call.x, row, place) - largest);
+        const float inverse = (float)(1.0 / warp_sum(total));
+        for (place.c = lane; place.c < shape.channels; place.c += 32)
+            store_value(call.y, element_at(call.y, row, place), expf(read(call.x, row, place) - largest) * inverse);
+    }
+}
+
+static mmebm_status run_softmax(const mmebm_device *device, const cuda_layer_call *call, int backward)
+{
+    const dim3 grid = row_grid((int64_t)call->y.height * call->y.width * CUDA_BLOCK, call->rows);
+    softmax_kernel<<<grid, 32, 0, device->stream>>>(*call, backward);
+    return mmebm__cuda_launched(device, "softmax");
+}
+
+static mmebm_status softmax_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    return run_softmax(device, call, 0);
+}
+
+static mmebm_status softmax_backward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    return run_softmax(device, call, 1);
+}
+
+/* ---- average pooling; padded zeros count */
+
+struct pool_call {
+    int64_t rows;
+    int32_t kernel[2], stride[2], padding[2];
+    cuda_operand source; /* x, or the gradient of y */
+    cuda_tensor out;     /* y, or the gradient of x */
+    int32_t source_height, source_width;
+};
+
+static __global__ void pool_kernel(const __grid_constant__ pool_call call)
+{
+    const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    {
+        const element place = element_of(call.out, i);
+        float sum = 0.0f;
+        for (int32_t a = 0; a < call.kernel[0]; ++a)
+            for (int32_t b = 0; b < call.kernel[1]; ++b) {
+                const element from = {place.y * call.stride[0] - call.padding[0] + a,
+                                      place.x * call.stride[1] - call.padding[1] + b, place.c};
+                if (from.y >= 0 && from.y < call.source_height && from.x >= 0 && from.x < call.source_width)
+                    sum += read(call.source, row, from);
+            }
+        store_value(call.out, element_at(call.out, row, place), share * sum);
+    }
+}
+
+/* Every input pixel collects from the windows that hold it. */
+static __global__ void pool_backward_kernel(const __grid_constant__ pool_call call)
+{
+    const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    {
+        const element place = element_of(call.out, i);
+        float sum = 0.0f;
+        for (int32_t a = 0; a < call.kernel[0]; ++a)
+            for (int32_t b = 0; b < call.kernel[1]; ++b) {
+                const int32_t y = place.y + call.padding[0] - a, x = place.x + call.padding[1] - b;
+                if (y < 0 || x < 0 || y % call.stride[0] || x % call.stride[1]) continue;
+                const element from = {y / call.stride[0], x / call.stride[1], place.c};
+                if (from.y < call.source_height && from.x < call.source_width) sum += read(call.source, row, from);
+            }
+        store_value(call.out, element_at(call.out, row, place), share * sum);
+    }
+}
+
+static pool_call pool_arguments(const cuda_layer_call *call, const cuda_operand *source, const cuda_tensor *source_shape,
+                                const cuda_tensor *out)
+{
+    pool_call arguments = {};
+    arguments.rows = call->rows;
+    for (int axis = 0; axis < 2; ++axis) {
+        arguments.kernel[axis] = (int32_t)call->layer->kernel[axis];
+        arguments.stride[axis] = (int32_t)call->layer->stride[axis];
+        arguments.padding[axis] = (int32_t)call->layer->padding[axis];
+    }
+    arguments.source = *source;
+    arguments.out = *out;
+    arguments.source_height = source_shape->height;
+    arguments.source_width = source_shape->width;
+    return arguments;
+}
+
+static mmebm_status pool_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    const pool_call arguments = pool_arguments(call, &call->x, &call->x.tensor, &call->y);
+    pool_kernel<<<row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
+    return mmebm__cuda_launched(device, "avg_pool");
+}
+
+static mmebm_status pool_backward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    const pool_call arguments = pool_arguments(call, &call->by_y, &call->y, &call->by_x);
+    pool_backward_kernel<<<row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
+    return mmebm__cuda_launched(device, "gradient of avg_pool");
+}
+
+static __global__ void global_pool_kernel(const __grid_constant__ cuda_layer_call call)
+{
+    const cuda_tensor &x = call.x.tensor;
+    const int32_t area = x.height * x.width;
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(c, x.channels)
+    {
+        float sum = 0.0f;
+        for (int32_t pixel = 0; pixel < area; ++pixel) {
+            const element place = {pixel / x.width, pixel % x.width, c};
+            sum += read(call.x, row, place);
+        }
+        store_value(call.y, element_at(call.y, row, element_of(call.y, c)), sum / (float)area);
+    }
+}
+
+static mmebm_status global_pool_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    global_pool_kernel<<<row_grid(call->x.tensor.channels, call->rows), CUDA_BLOCK, 0, device->stream>>>(*call);
+    return mmebm__cuda_launched(device, "global_avg_pool");
+}
+
+/* ---- batch norm with running statistics: y = gain (x - mean) / sqrt(variance + epsilon) + shift */
+
+/* Forward, or the gradient by x. */
+static __global__ void batch_norm_kernel(const __grid_constant__ cuda_layer_call call, float epsilon, int backward)
+{
+    const cuda_tensor &out = backward ? call.by_x : call.y;
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(i, out.height *out.width *out.channels)
+    {
+        const element place = element_of(out, i);
+        const int32_t c = place.c;
+        const float factor = call.gain[c] * (1.0f / sqrtf(call.variance[c] + epsilon));
+        const float value = backward ? factor * read(call.by_y, row, place)
+                                     : factor * (read(call.x, row, place) - call.mean[c]) + call.shift[c];
+        store_value(out, element_at(out, row, place), value);
+    }
+}
+
+/* Sums over all rows and pixels for one channel, by one block: gradients of gain and shift, and the row's statistics
+ * (mmebm_plan_run). */
+static __global__ void batch_norm_sums_kernel(const __grid_constant__ cuda_layer_call call, float epsilon)
+{
+    const cuda_tensor &shape = call.y;
+    const int32_t c = (int32_t)blockIdx.x, area = shape.height * shape.width;
+    const double scale = 1.0 / sqrt((double)call.variance[c] + epsilon), mean = call.mean[c];
+    double sums[4] = {};
+    for (int64_t at = threadIdx.x; at < call.rows * area; at += blockDim.x) {
+        const int32_t pixel = (int32_t)(at % area);
+        const element place = {pixel / shape.width, pixel % shape.width, c};
+        const double x = read(call.x, at / area, place), by_y = read(call.by_y, at / area, place);
+        sums[0] += (x - mean) * scale * by_y;
+        sums[1] += by_y;
+        sums[2] += x / area;
+        sums[3] += (x - mean) * (x - mean) / area;
+    }
+    for (int k = 0; k < 4; ++k) {
+        const double total = block_sum(sums[k]);
+        if (threadIdx.x == 0) call.by_weights[k][c] = (float)(call.by_weights[k][c] + total);
+    }
+}
+
+static mmebm_status batch_norm_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    batch_norm_kernel<<<row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0, device->stream>>>(
+        *call, call->layer->epsilon, 0);
+    return mmebm__cuda_launched(device, "batch_norm");
+}
+
+static mmebm_status batch_norm_backward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    if (call->by_weights[0])
+        batch_norm_sums_kernel<<<(unsigned)call->y.channels, CUDA_BLOCK, 0, device->stream>>>(*call,
+                                                                                             call->layer->epsilon);
+    if (call->by_x.data)
+        batch_norm_kernel<<<row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, device->stream>>>(
+            *call, call->layer->epsilon, 1);
+    return mmebm__cuda_launched(device, "gradient of batch_norm");
+}
+
+/* ---- losses: NLL (mean, target) and PRIOR (z), which is the NLL of z with mean 0 */
+
+struct loss_call {
+    int64_t rows;
+    uint32_t likelihood;
+    float scale, factor;
+    cuda_operand mean, target; /* mean.scale 0: zeros */
+    cuda_operand by_loss;
+    cuda_tensor loss, by_mean, by_target;
+    cuda_tensor shape;
+};
+
+static __device__ __forceinline__ float sign_of(float x)
+{
+    return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; /* 0 and NaN stay */
+}
+
+static __device__ __forceinline__ float element_loss(const loss_call &call, float mean, float target, float *by_mean,
+                                                     float *by_target)
+{
+    const float difference = target - mean, smallest_probability = 1e-30f;
+    if (call.likelihood == MMEBM_CATEGORICAL) {
+        const bool floored = mean < smallest_probability;
+        const float log_mean = logf(floored ? smallest_probability : mean);
+        *by_mean = floored ? 0.0f : -call.factor * target / mean;
+        *by_target = -call.factor * log_mean;
+        return -call.factor * target * log_mean;
+    }
+    if (call.likelihood == MMEBM_LAPLACE) {
+        *by_target = call.factor * sign_of(difference) / call.scale;
+        *by_mean = -*by_target;
+        return call.factor * fabsf(difference) / call.scale;
+    }
+    *by_target = call.factor * difference / (call.scale * call.scale);
+    *by_mean = -*by_target;
+    return call.factor * difference * difference / (2.0f * call.scale * call.scale);
+}
+
+static __global__ void loss_kernel(const __grid_constant__ loss_call call)
+{
+    const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
+    for (int64_t row = blockIdx.x; row < call.rows; row += gridDim.x) {
+        double total = 0.0;
+        float by_mean, by_target;
+        for (int32_t i = (int32_t)threadIdx.x; i < count; i += (int32_t)blockDim.x) {
+            const element place = element_of(call.shape, i);
+            total += element_loss(call, read(call.mean, row, place), read(call.target, row, place), &by_mean, &by_target);
+        }
+        total = block_sum(total);
+        if (threadIdx.x == 0) store_value(call.loss, row * call.loss.stride, (float)total);
+    }
+}
+
+static __global__ void loss_backward_kernel(const __grid_constant__ loss_call call)
+{
+    const element first = {0, 0, 0};
+    FOR_EACH_ROW(row, call.rows)
+    {
+        const float by_loss = read(call.by_loss, row, first);
+        FOR_EACH_IN_ROW(i, call.shape.height *call.shape.width *call.shape.channels)
+        {
+            const element place = element_of(call.shape, i);
+            float by_mean, by_target;
+            element_loss(call, read(call.mean, row, place), read(call.target, row, place), &by_mean, &by_target);
+            if (call.by_mean.data) store_value(call.by_mean, element_at(call.by_mean, row, place), by_loss * by_mean);
+            if (call.by_target.data)
+                store_value(call.by_target, element_at(call.by_target, row, place), by_loss * by_target);
+        }
+    }
+}
+
+static loss_call loss_arguments(const cuda_layer_call *call)
+{
+    const int prior = call->layer->kind == MMEBM_LAYER_PRIOR;
+    loss_call arguments = {};
+    arguments.rows = call->rows;
+    arguments.likelihood = call->layer->likelihood;
+    arguments.scale = call->layer->scale;
+    arguments.factor = prior ? 1.0f : call->layer->loss_factor;
+    if (!prior) arguments.mean = call->x;
+    arguments.target = prior ? call->x : call->target;
+    arguments.by_loss = call->by_y;
+    arguments.loss = call->y;
+    if (!prior) arguments.by_mean = call->by_x;
+    arguments.by_target = prior ? call->by_x : call->by_target;
+    arguments.shape = call->x.tensor;
+    return arguments;
+}
+
+static mmebm_status loss_forward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    loss_kernel<<<mmebm__cuda_blocks(call->rows, 1), CUDA_BLOCK, 0, device->stream>>>(loss_arguments(call));
+    return mmebm__cuda_launched(device, "likelihood");
+}
+
+static mmebm_status loss_backward(const mmebm_device *device, const cuda_layer_call *call)
+{
+    const dim3 grid = row_grid(row_count(&call->x.tensor), call->rows);
+    loss_backward_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(loss_arguments(call));
+    return mmebm__cuda_launched(device, "gradient of likelihood");
+}
+
+/* ---- the table */
+
+struct layer_passes {
+    mmebm_layer_kind kind;
+    cuda_layer_pass forward, backward;
+};
+
+static const layer_passes passes[] = {
+    {MMEBM_LAYER_ACTIVATION, activation_forward, activation_backward},
+    {MMEBM_LAYER_SOFTMAX, softmax_forward, softmax_backward},
+    {MMEBM_LAYER_AVG_POOL, pool_forward, pool_backward},
+    {MMEBM_LAYER_GLOBAL_AVG_POOL, global_pool_forward, NULL},
+    {MMEBM_LAYER_BATCH_NORM, batch_norm_forward, batch_norm_backward},
+    {MMEBM_LAYER_NLL, loss_forward, loss_backward},
+    {MMEBM_LAYER_PRIOR, loss_forward, loss_backward},
+};
+
+static const layer_passes *passes_of(mmebm_layer_kind kind)
+{
+    for (const layer_passes &entry : passes)
+        if (entry.kind == kind) return &entry;
+    return NULL;
+}
+
+cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind)
+{
+    const layer_passes *entry = passes_of(kind);
+    return entry ? entry->forward : NULL;
+}
+
+cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind)
+{
+    const layer_passes *entry = passes_of(kind);
+    return entry ? entry->backward : NULL;
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Operations that draw random numbers: noise, the Langevin update (Eqns 3, 8), Metropolis adjustment and draws from
+ * experts. Element e of row r takes number e % 4 of block e / 4 of the row's chain; a thread makes one such block.
+ * Compiled without contraction of a * b + c, and in the order of the reference backend, so that random numbers and states
+ * have the bits of the other backends. Norms and log densities are sums in double.
+ */
+#include "cuda_expert.h"
+
+static __device__ mmebm_philox_block random_block(const mmebm_noise &noise, int64_t row, int64_t block)
+{
+    const uint32_t stream = noise.stream + (uint32_t)(row / noise.period);
+    const uint64_t chain = noise.key[1] + (uint64_t)(row % noise.period);
+    return mmebm__random_block(noise.key[0], stream, chain, noise.step, (uint32_t)block);
+}
+
+static __device__ void draw_four(const mmebm_noise &noise, uint32_t family, int64_t row, int64_t block, float xi[4])
+{
+    const mmebm_philox_block words = random_block(noise, row, block);
+    if (family == MMEBM_LAPLACE)
+        for (int k = 0; k < 4; ++k) xi[k] = mmebm__laplace(words.word[k]);
+    else
+        mmebm__normals(words, xi);
+}
+
+/* Blocks of four in a row; the last may be partial. */
+static __host__ __device__ int64_t fours(int64_t size)
+{
+    return (size + 3) / 4;
+}
+
+#define FOR_EACH_FOUR(at, rows, size)                                                                                  \
+    for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < (rows) * fours(size);                       \
+         at += (int64_t)gridDim.x * blockDim.x)
+
+/* ---- noise */
+
+static __global__ void noise_kernel(int64_t rows, int64_t size, float *target, uint32_t family, float scale, float add,
+                                    mmebm_noise noise)
+{
+    FOR_EACH_FOUR(at, rows, size)
+    {
+        const int64_t row = at / fours(size), block = at % fours(size);
+        float xi[4];
+        draw_four(noise, family, row, block, xi);
+        for (int k = 0; k < 4 && 4 * block + k < size; ++k) {
+            float *value = target + row * size + 4 * block + k;
+            const float drawn = scale * xi[k];
+            *value = add == 0.0f ? drawn : add * *value + drawn;
+        }
+    }
+}
+
+mmebm_status mmebm__cuda_noise(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family,
+                               float scale, float add, const mmebm_noise *noise)
+{
+    const cuda_scope scope(device);
+    noise_kernel<<<mmebm__cuda_blocks(rows * fours(size), CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
+        rows, size, target, family, scale, add, *noise);
+    return mmebm__cuda_launched(device, "noise");
+}
+
+/* ---- Langevin */
+
+static __device__ __forceinline__ float bounded(float value, float low, float high)
+{
+    return value < low ? low : value > high ? high : value; /* NaN stays NaN */
+}
+
+static __device__ __forceinline__ float clamped_drift(const mmebm_langevin_step &step, float l, float gradient)
+{
+    const float drift = 0.5f * l * l * step.drift_factor * gradient;
+    return step.drift_clamp > 0.0f ? bounded(drift, -step.drift_clamp, step.drift_clamp) : drift;
+}
+
+/* Elements 4 block .. of a row: drift, noise and bounds in one go. */
+static __device__ __forceinline__ void move_four(const mmebm_langevin_step &step, int64_t row, int64_t block,
+                                                 float factor)
+{
+    const float l = step.scales[0], n = step.scales[1];
+    const bool has_range = step.state_min != step.state_max;
+    float xi[4];
+    draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
+    for (int k = 0; k < 4 && 4 * block + k < step.size; ++k) {
+        const int64_t at = row * step.size + 4 * block + k;
+        const float moved = step.state[at] - factor * clamped_drift(step, l, step.gradient[at]) + n * xi[k];
+        step.state[at] = has_range ? bounded(moved, step.state_min, step.state_max) : moved;
+    }
+}
+
+static __global__ void langevin_kernel(mmebm_langevin_step step)
+{
+    FOR_EACH_FOUR(at, step.rows, step.size) move_four(step, at / fours(step.size), at % fours(step.size), 1.0f);
+}
+
+/* With a bound on a row's norm: a block for each row. */
+static __global__ void clipped_langevin_kernel(mmebm_langevin_step step)
+{
+    for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
+        double total = 0.0;
+        for (int64_t e = threadIdx.x; e < step.size; e += blockDim.x) {
+            const double drift = clamped_drift(step, step.scales[0], step.gradient[row * step.size + e]);
+            total += drift * drift;
+        }
+        const double norm = sqrt(block_sum(total));
+        const float factor = norm > step.drift_norm_clip ? (float)(step.drift_norm_clip / norm) : 1.0f;
+        for (int64_t block = threadIdx.x; block < fours(step.size); block += blockDim.x)
+            move_four(step, row, block, factor);
+    }
+}
+
+mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *step)
+{
+    const cuda_scope scope(device);
+    if (step->drift_norm_clip > 0.0f)
+        clipped_langevin_kernel<<<mmebm__cuda_blocks(step->rows, 1), CUDA_BLOCK, 0, device->stream>>>(*step);
+    else
+        langevin_kernel<<<mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0,
+                          device->stream>>>(*step);
+    return mmebm__cuda_launched(device, "langevin");
+}
+
+/* ---- Metropolis adjustment */
+
+static __global__ void propose_kernel(mmebm_mala_step step)
+{
+    const float l = step.scales[0];
+    FOR_EACH_FOUR(at, step.rows, step.size)
+    {
+        const int64_t row = at / fours(step.size), block = at % fours(step.size);
+        float xi[4];
+        draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
+        for (int k = 0; k < 4 && 4 * block + k < step.size; ++k) {
+            const int64_t e = row * step.size + 4 * block + k;
+            step.y[e] = step.z[e] - 0.5f * l * l * step.factor * step.gradient[e] + l * xi[k];
+        }
+    }
+}
+
+mmebm_status mmebm__cuda_mala_propose(mmebm_device *device, const mmebm_mala_step *step)
+{
+    const cuda_scope scope(device);
+    propose_kernel<<<mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
+        *step);
+    return mmebm__cuda_launched(device, "mala_propose");
+}
+
+/* log of the acceptance ratio of a row, by one warp; NaN, which accepts nothing, if the proposal is not finite. */
+static __device__ double log_ratio(const mmebm_mala_step &step, int64_t row)
+{
+    const double l = step.scales[0], factor = step.factor, half = 0.5 * l * l * factor;
+    double forward = 0.0, reverse = 0.0;
+    bool finite = isfinite(step.energy_y[row]);
+    for (int64_t at = row * step.size + threadIdx.x; at < (row + 1) * step.size; at += 32) {
+        const double move = (double)step.y[at] - step.z[at];
+        const double there = move + half * step.gradient[at]; /* l xi */
+        const double back = half * step.gradient_y[at] - move;
+        finite = finite && isfinite(step.gradient_y[at]);
+        forward += there * there;
+        reverse += back * back;
+    }
+    forward = warp_sum(forward);
+    reverse = warp_sum(reverse);
+    if (!__all_sync(0xffffffffu, finite)) return nan("");
+    return factor * ((double)step.energy[row] - step.energy_y[row]) + (forward - reverse) / (2.0 * l * l);
+}
+
+static __global__ void accept_kernel(mmebm_mala_step step)
+{
+    for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
+        const mmebm_philox_block words = random_block(step.noise, row, 0);
+        if (!((double)mmebm__log_unit(mmebm__uniform(words.word[0])) < log_ratio(step, row))) continue;
+        for (int64_t at = row * step.size + threadIdx.x; at < (row + 1) * step.size; at += 32) {
+            step.z[at] = step.y[at];
+            step.gradient[at] = step.gradient_y[at];
+        }
+        if (threadIdx.x) continue;
+        step.energy[row] = step.energy_y[row];
+        step.accepted[row] += 1.0f;
+    }
+}
+
+mmebm_status mmebm__cuda_mala_accept(mmebm_device *device, const mmebm_mala_step *step)
+{
+    const cuda_scope scope(device);
+    accept_kernel<<<mmebm__cuda_blocks(step->rows, 1), 32, 0, device->stream>>>(*step);
+    return mmebm__cuda_launched(device, "mala_accept");
+}
+
+static __global__ void adapt_kernel(mmebm_mala_adapt adapt)
+{
+    double total = 0.0;
+    for (int64_t r = threadIdx.x; r < adapt.rows; r += blockDim.x) total += adapt.accepted[r];
+    const double mean = block_sum(total) / (double)adapt.rows / adapt.steps;
+    if (threadIdx.x) return;
+    const double l = adapt.scales[0] * exp(adapt.rate * (mean - adapt.target));
+    adapt.scales[0] = adapt.scales[1] = bounded((float)l, adapt.min, adapt.max);
+    *adapt.mean_acceptance = (float)mean;
+}
+
+mmebm_status mmebm__cuda_mala_adapt(mmebm_device *device, const mmebm_mala_adapt *adapt)
+{
+    const cuda_scope scope(device);
+    adapt_kernel<<<1, CUDA_BLOCK, 0, device->stream>>>(*adapt);
+    return mmebm__cuda_launched(device, "mala_adapt");
+}
+
+/* ---- draws from experts: a warp for each row */
+
+struct expert_rows {
+    mmebm_expert_draw draw;
+    const float *mean[MMEBM_MAX_MODALITIES], *raw[MMEBM_MAX_MODALITIES];
+};
+
+static __device__ uint32_t chosen_expert(const mmebm_expert_draw &draw, int64_t row)
+{
+    if (!draw.choose) return (uint32_t)(row / draw.noise.period);
+    mmebm_noise choice = draw.noise;
+    choice.stream = MMEBM_STREAM_EXPERT;
+    return mmebm__choice(random_block(choice, row % choice.period, 0).word[0], draw.experts);
+}
+
+static __global__ void expert_draw_kernel(const __grid_constant__ expert_rows experts)
+{
+    const mmebm_expert_draw &draw = experts.draw;
+    for (int64_t row = blockIdx.x; row < draw.rows; row += gridDim.x) {
+        const uint32_t expert = chosen_expert(draw, row);
+        const int64_t tuple = row % draw.noise.period;
+        const float *mean = experts.mean[expert] + tuple * draw.size;
+        const expert_scales scales =
+            open_scales(draw.scale_kind, draw.floor, experts.raw[expert] + tuple * draw.size, draw.size);
+        mmebm_noise noise = draw.noise;
+        noise.stream += expert;
+        for (int64_t d = threadIdx.x; d < draw.size; d += 32) {
+            float xi[4];
+            draw_four(noise, draw.family, tuple, d / 4, xi);
+            const float drawn = d % 4 == 0 ? xi[0] : d % 4 == 1 ? xi[1] : d % 4 == 2 ? xi[2] : xi[3];
+            draw.z[row * draw.size + d] =
+                draw.start == MMEBM_START_MEAN ? mean[d] : (float)(mean[d] + scale_of(scales, d) * drawn);
+        }
+    }
+}
+
+mmebm_status mmebm__cuda_expert_draw(mmebm_device *device, const mmebm_expert_draw *draw)
+{
+    const cuda_scope scope(device);
+    expert_rows experts;
+    experts.draw = *draw;
+    for (uint32_t j = 0; j < draw->experts; ++j) {
+        experts.mean[j] = draw->mean[j];
+        experts.raw[j] = draw->raw[j];
+    }
+    expert_draw_kernel<<<mmebm__cuda_blocks(draw->rows, 1), 32, 0, device->stream>>>(experts);
+    return mmebm__cuda_launched(device, "expert_draw");
+}

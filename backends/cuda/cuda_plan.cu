@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Making plans: which layers become views, which a product takes over (cuda_plan.h), what memory each needs; and taking
+ * over weights. All device memory of a plan is one block, laid out twice: to measure, then for good.
+ */
+#include <string.h>
+
+#include "cuda_plan.h"
+
+/* ---- reading the graph */
+
+void mmebm__cuda_mark_wanted(const mmebm_graph *graph, int weight_gradient, unsigned char *wanted)
+{
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const mmebm_layer *layer = &graph->layers[l];
+        if (layer->kind == MMEBM_LAYER_INPUT) continue;
+        wanted[l] = weight_gradient && (layer->weight >= 0 || layer->bias >= 0);
+        for (uint32_t k = 0; k < layer->edge_count; ++k) wanted[l] |= wanted[layer_input(graph, (int32_t)l, k)];
+    }
+}
+
+static void read_graph(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        cuda_node *node = &plan->nodes[l];
+        node->base = (int32_t)l;
+        node->shrink = 1;
+        node->product = node->sum = node->act_layer = -1;
+        node->tail = (int32_t)l;
+        for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+            const int32_t from = layer_input(graph, (int32_t)l, k);
+            ++plan->readers[from];
+            plan->sole_reader[from] = (int32_t)l;
+        }
+    }
+    for (uint32_t o = 0; o < graph->output_count; ++o) plan->is_output[graph->outputs[o]] = 1;
+}
+
+/* ---- groups */
+
+/* The addition that reads `from` can be taken over: nobody has, and its other operand lies in the plan's memory. */
+static int may_take_sum(const mmebm_plan *plan, int32_t from, int32_t sum, int32_t *edge)
+{
+    const mmebm_graph *graph = plan->graph;
+    if (graph->layers[sum].kind != MMEBM_LAYER_ADD || plan->nodes[sum].product >= 0) return 0;
+    *edge = layer_input(graph, sum, 1) == from;
+    const mmebm_layer_kind other = graph->layers[layer_input(graph, sum, 1 - (uint32_t)*edge)].kind;
+    return other != MMEBM_LAYER_INPUT && other != MMEBM_LAYER_RESHAPE;
+}
+
+static void grow_group(mmebm_plan *plan, int32_t product)
+{
+    const mmebm_graph *graph = plan->graph;
+    cuda_node *node = &plan->nodes[product];
+    int32_t tail = product, edge = 0;
+    while (!plan->is_output[tail] && plan->readers[tail] == 1) {
+        const int32_t next = plan->sole_reader[tail];
+        const mmebm_layer *layer = &graph->layers[next];
+        if (!node->pooled && node->sum < 0 && graph->layers[product].kind != MMEBM_LAYER_LINEAR &&
+            is_halving_pool(layer, &graph->layers[tail])) {
+            node->pooled = 1;
+        } else if (node->sum < 0 && may_take_sum(plan, tail, next, &edge)) {
+            node->sum = next;
+            node->sum_edge = edge;
+        } else {
+            break;
+        }
+        plan->nodes[tail].done = 1;
+        tail = next;
+    }
+    node->tail = tail;
+    plan->nodes[tail].product = product;
+    plan->nodes[tail].done = 0;
+}
+
+/* Large kernels first: of the two operands of a sum, the costlier takes it over. */
+static void find_groups(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (int pass = 0; pass < 2; ++pass) {
+        for (uint32_t l = 0; l < graph->layer_count; ++l) {
+            const mmebm_layer *layer = &graph->layers[l];
+            const int large = layer->kind != MMEBM_LAYER_LINEAR && layer->kernel[0] * layer->kernel[1] > 1;
+            if (is_product(layer) && large == !pass) grow_group(plan, (int32_t)l);
+        }
+    }
+}
+
+/* ---- views */
+
+static int read_by(const mmebm_plan *plan, int32_t layer, int (*is_kind)(const mmebm_layer *), int all)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l)
+        for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
+            if (layer_input(graph, (int32_t)l, k) == layer && !is_kind(&graph->layers[l]) == all) return !all;
+    return all;
+}
+
+/* These read at halved coordinates. */
+static int reads_halved(const mmebm_layer *layer)
+{
+    return layer->kind == MMEBM_LAYER_CONV2D || layer->kind == MMEBM_LAYER_ADD || layer->kind == MMEBM_LAYER_ACTIVATION;
+}
+
+static void become_view(cuda_node *node, const cuda_node *of, int32_t activated, int32_t shrink)
+{
+    node->base = of->base;
+    node->activated = activated;
+    node->shrink = shrink;
+    node->done = 1;
+}
+
+static void try_activation(mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    const cuda_node *from = &plan->nodes[layer_input(plan->graph, l, 0)];
+    cuda_node *base = &plan->nodes[from->base];
+    const float slope = layer->activation == MMEBM_LEAKY_RELU ? layer->parameter : 0.0f;
+    if (layer->activation != MMEBM_RELU && layer->activation != MMEBM_LEAKY_RELU) return;
+    if (from->activated || base->product < 0 || read_by(plan, l, is_loss, 0)) return;
+    if (base->act_layer >= 0 && base->act_slope != slope) return;
+    base->act_layer = l;
+    base->act_slope = slope;
+    become_view(&plan->nodes[l], from, 1, from->shrink);
+}
+
+static void find_views(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const mmebm_layer *layer = &graph->layers[l];
+        if (layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || plan->nodes[l].done) continue;
+        const cuda_node *from = &plan->nodes[layer_input(graph, (int32_t)l, 0)];
+        if (layer->kind == MMEBM_LAYER_ACTIVATION)
+            try_activation(plan, (int32_t)l);
+        else if (layer->kind == MMEBM_LAYER_RESHAPE && from->shrink == 1)
+            become_view(&plan->nodes[l], from, from->activated, 1);
+        else if (layer->kind == MMEBM_LAYER_UPSAMPLE && layer->factor == 2 && from->shrink == 1 &&
+                 read_by(plan, (int32_t)l, reads_halved, 1))
+            become_view(&plan->nodes[l], from, from->activated, 2);
+    }
+}
+
+static void note_reading(mmebm_plan *plan, int32_t layer)
+{
+    const cuda_node *node = &plan->nodes[layer];
+    if (!node->activated) plan->nodes[node->base].raw_read = 1;
+}
+
+/* Which raw copies are read: by layers that run, by the sums of groups, as outputs. */
+static void note_readers(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const cuda_node *node = &plan->nodes[l];
+        if (plan->is_output[l]) note_reading(plan, (int32_t)l);
+        if (is_product(&graph->layers[l])) {
+            note_reading(plan, layer_input(graph, (int32_t)l, 0));
+            if (node->sum >= 0) note_reading(plan, layer_input(graph, node->sum, 1 - (uint32_t)node->sum_edge));
+        } else if (!node->done && node->product < 0) {
+            for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) note_reading(plan, layer_input(graph, (int32_t)l, k));
+        }
+    }
+}
+
+/* ---- types and geometry */
+
+/* Inputs, outputs, single numbers and what losses read stay f32. */
+static int32_t value_type(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    const int wide = layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || layer->count == 1 ||
+                     read_by(plan, l, is_loss, 0);
+    return wide ? (int32_t)TYPE_F32 : plan->type;
+}
+
+static void set_geometry(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l], *from = mmebm__layer_input(plan->graph, layer, 0);
+    cuda_node *node = &plan->nodes[l];
+    cuda_geometry gather = {}, scatter;
+    const int linear = layer->kind == MMEBM_LAYER_LINEAR, transposed = layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D;
+    const cuda_tensor in = layer_shape(from, 1), out = layer_shape(layer, 1);
+    const int flat = linear && layer->flatten;
+    node->in_channels = flat ? (int32_t)from->count : in.channels;
+    node->out_channels = flat ? (int32_t)layer->count : out.channels;
+    const int32_t small[2] = {transposed ? in.height : out.height, transposed ? in.width : out.width};
+    const int32_t large[2] = {transposed ? out.height : in.height, transposed ? out.width : in.width};
+    for (int axis = 0; axis < 2; ++axis) {
+        gather.out[axis] = flat ? 1 : small[axis];
+        gather.in[axis] = flat ? 1 : large[axis];
+        gather.kernel[axis] = linear ? 1 : (int32_t)layer->kernel[axis];
+        gather.mul[axis] = linear ? 1 : (int32_t)layer->stride[axis];
+        gather.offset[axis] = linear ? 0 : -(int32_t)layer->padding[axis];
+        gather.div[axis] = 1;
+    }
+    gather.direction = 1;
+    scatter = gather;
+    for (int axis = 0; axis < 2; ++axis) {
+        scatter.out[axis] = gather.in[axis];
+        scatter.in[axis] = gather.out[axis];
+        scatter.mul[axis] = 1;
+        scatter.div[axis] = gather.mul[axis];
+        scatter.offset[axis] = -gather.offset[axis];
+    }
+    scatter.direction = -1;
+    node->forward = transposed ? scatter : gather;
+    node->backward = transposed ? gather : scatter;
+}
+
+/* ---- memory */
+
+struct cuda_cutter {
+    char *memory; /* NULL: only measure */
+    size_t used;  /* SIZE_MAX after an overflow */
+};
+
+static void *cut(cuda_cutter *cutter, size_t bytes)
+{
+    const size_t alignment = 256, first = cutter->used;
+    size_t padded;
+    if (first == SIZE_MAX || __builtin_add_overflow(bytes, alignment - 1, &padded) ||
+        __builtin_add_overflow(first, padded / alignment * alignment, &cutter->used)) {
+        cutter->used = SIZE_MAX;
+        return NULL;
+    }
+    /* while measuring, any address that is not NULL will do */
+    return cutter->memory ? cutter->memory + first : reinterpret_cast<char *>(alignment) + first;
+}
+
+static void cut_tensor(cuda_cutter *cutter, const mmebm_plan *plan, cuda_tensor shape, int32_t type, cuda_tensor *tensor)
+{
+    const size_t size = type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t pixels = (size_t)shape.height * (size_t)shape.width;
+    size_t count;
+    *tensor = shape;
+    tensor->type = type;
+    if (__builtin_mul_overflow((size_t)plan->capacity, pixels * (size_t)shape.stride, &count) ||
+        __builtin_mul_overflow(count, size, &count))
+        count = SIZE_MAX;
+    tensor->data = cut(cutter, count);
+}
+
+static void cut_values(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
+{
+    const cuda_tensor shape = layer_shape(&plan->graph->layers[l], 1);
+    cuda_node *node = &plan->nodes[l];
+    const int32_t type = value_type(plan, l);
+    if (!node->placed && (node->raw_read || node->act_layer < 0)) cut_tensor(cutter, plan, shape, type, &node->raw);
+    if (node->act_layer >= 0) cut_tensor(cutter, plan, shape, plan->type, &node->act);
+    if (with_gradient) cut_tensor(cutter, plan, shape, type, &node->gradient);
+}
+
+/* Products that end in a concatenation alone write straight into it. */
+static void place_parts(mmebm_plan *plan, int32_t l)
+{
+    const mmebm_graph *graph = plan->graph;
+    const cuda_tensor *whole = &plan->nodes[l].raw;
+    const size_t size = whole->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    int32_t offset = 0;
+    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+        const int32_t part = layer_input(graph, l, k);
+        cuda_node *node = &plan->nodes[part];
+        const int32_t channels = layer_shape(&graph->layers[part], 1).channels;
+        if (node->placed) {
+            node->raw = *whole;
+            node->raw.data = static_cast<char *>(whole->data) + (size_t)offset * size;
+            node->raw.channels = channels;
+        }
+        offset += channels;
+    }
+}
+
+static void choose_placed(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        if (graph->layers[l].kind != MMEBM_LAYER_CONCAT) continue;
+        for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+            const int32_t part = layer_input(graph, (int32_t)l, k);
+            cuda_node *node = &plan->nodes[part];
+            node->placed = node->product >= 0 && plan->readers[part] == 1 && !plan->is_output[part] &&
+                           value_type(plan, part) == value_type(plan, (int32_t)l);
+        }
+    }
+}
+
+/* Inputs of a layer that passes gradients on through memory of its own. */
+static void cut_by_input(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
+{
+    const mmebm_graph *graph = plan->graph;
+    const mmebm_layer *layer = &graph->layers[l];
+    if (!mmebm__cuda_backward(layer->kind) || is_halving_pool(layer, mmebm__layer_input(graph, layer, 0))) return;
+    for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
+        const int32_t from = layer_input(graph, l, k);
+        if (plan->wanted[from])
+            cut_tensor(cutter, plan, layer_shape(&graph->layers[from], 1), value_type(plan, from),
+                       &plan->nodes[l].by_input[k]);
+    }
+}
+
+/* Whether the tensor cores need an aligned bf16 copy of a product's source. */
+static int needs_copy(const mmebm_plan *plan, int32_t product)
+{
+    const int32_t from = layer_input(plan->graph, product, 0);
+    const cuda_node *node = &plan->nodes[from];
+    const int32_t type = node->activated ? plan->type : value_type(plan, node->base);
+    return plan->type == TYPE_BF16 && (type != TYPE_BF16 || plan->nodes[product].in_channels % LANES != 0);
+}
+
+static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
+{
+    cuda_node *node = &plan->nodes[l];
+    const int32_t taps = node->forward.kernel[0] * node->forward.kernel[1];
+    size_t (*const size)(int32_t, int32_t, int32_t) =
+        plan->type == TYPE_BF16 ? mmebm__cuda_packed_size_bf16 : mmebm__cuda_packed_size_f32;
+    node->packed_forward = cut(cutter, size(taps, node->in_channels, node->out_channels));
+    node->packed_backward = NULL;
+    if (with_gradient) node->packed_backward = cut(cutter, size(taps, node->out_channels, node->in_channels));
+    if (!needs_copy(plan, l)) return;
+    cuda_tensor shape = {};
+    shape.height = node->forward.in[0];
+    shape.width = node->forward.in[1];
+    shape.channels = shape.stride = padded_to_lanes(node->in_channels);
+    cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
+}
+
+/* Scratch that products share: partial sums of gradients, and an aligned copy of one gradient. */
+static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, int weight_gradient)
+{
+    const mmebm_graph *graph = plan->graph;
+    size_t partials = 0, copy = 0;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        if (!is_product(&graph->layers[l])) continue;
+        const cuda_node *node = &plan->nodes[l];
+        const int64_t small = (int64_t)(node->forward.direction > 0 ? node->forward : node->backward).out[0] *
+                              (node->forward.direction > 0 ? node->forward : node->backward).out[1];
+        const int64_t count = (int64_t)graph->tensors[graph->layers[l].weight].count;
+        const size_t needed = mmebm__cuda_gradient_scratch(count, small, plan->capacity);
+        const size_t bias = mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX);
+        const size_t numbers = (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
+                               (size_t)padded_to_lanes(node->out_channels);
+        partials = needed > partials ? needed : partials;
+        partials = bias > partials ? bias : partials;
+        copy = numbers > copy ? numbers : copy;
+    }
+    plan->partials = static_cast<float *>(cut(cutter, weight_gradient ? partials * sizeof(float) : 0));
+    plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
+}
+
+/* plan->wanted marks what a run may want. */
+static size_t lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memory)
+{
+    const mmebm_graph *graph = plan->graph;
+    cuda_cutter cutter = {memory, 0};
+    plan->weights = static_cast<float *>(cut(&cutter, graph->weight_count * sizeof(float)));
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const mmebm_layer *layer = &graph->layers[l];
+        if (layer->kind == MMEBM_LAYER_INPUT) continue;
+        if (is_product(layer)) cut_product(plan, &cutter, (int32_t)l, plan->wanted[layer_input(graph, (int32_t)l, 0)]);
+        if (plan->nodes[l].done) continue;
+        cut_values(plan, &cutter, (int32_t)l, plan->wanted[l]);
+        if (layer->kind == MMEBM_LAYER_CONCAT) place_parts(plan, (int32_t)l);
+        if (plan->wanted[l]) cut_by_input(plan, &cutter, (int32_t)l);
+    }
+    if (spec->weight_gradient || spec->input_gradients) cut_scratch(plan, &cutter, spec->weight_gradient);
+    return cutter.used;
+}
+
+/* ---- making and destroying */
+
+static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *spec)
+{
+    const mmebm_host *host = &device->host;
+    const size_t layers = spec->graph->layer_count;
+    const size_t bytes = sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 2);
+    char *block = static_cast<char *>(host->allocate(host->owner, bytes, 64));
+    if (!block) {
+        host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
+        return NULL;
+    }
+    memset(block, 0, bytes);
+    mmebm_plan *plan = reinterpret_cast<mmebm_plan *>(block);
+    plan->device = device;
+    plan->graph = spec->graph;
+    plan->host_bytes = bytes;
+    plan->capacity = spec->capacity;
+    plan->type = spec->precision == MMEBM_PRECISION_BF16 ? TYPE_BF16 : TYPE_F32;
+    plan->nodes = reinterpret_cast<cuda_node *>(block + sizeof *plan);
+    plan->collected = reinterpret_cast<cuda_collected *>(plan->nodes + layers);
+    plan->readers = reinterpret_cast<int32_t *>(plan->collected + layers);
+    plan->sole_reader = plan->readers + layers;
+    plan->wanted = reinterpret_cast<unsigned char *>(plan->sole_reader + layers);
+    plan->is_output = plan->wanted + layers;
+    return plan;
+}
+
+static mmebm_status check_spec(const mmebm_device *device, const mmebm_plan_spec *spec)
+{
+    const mmebm_host *host = &device->host;
+    if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16)
+        return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cuda: precision %u, it offers f32 and bf16",
+                          (unsigned)spec->precision);
+    for (uint32_t l = 0; l < spec->graph->layer_count; ++l) {
+        const int64_t count = spec->graph->layers[l].count;
+        if (count > INT32_MAX || spec->capacity > INT32_MAX / count)
+            return host->fail(host->owner, MMEBM_E_UNSUPPORTED,
+                              "cuda: layer %u has %lld numbers for each of %lld tuples, wanted fewer than 2^31 in all",
+                              (unsigned)l, (long long)count, (long long)spec->capacity);
+    }
+    return MMEBM_OK;
+}
+
+static mmebm_status open_memory(mmebm_plan *plan, const mmebm_plan_spec *spec)
+{
+    const mmebm_host *host = &plan->device->host;
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t i = 0; i < graph->input_count; ++i)
+        plan->wanted[graph->inputs[i]] = (unsigned char)(spec->input_gradients >> i & 1);
+    mmebm__cuda_mark_wanted(graph, (int)spec->weight_gradient, plan->wanted);
+    plan->device_bytes = lay_out(plan, spec, NULL);
+    if (plan->device_bytes == SIZE_MAX)
+        return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: a plan for %lld tuples is more than a device can hold",
+                          (long long)plan->capacity);
+    void *memory;
+    CUDA_TRY(mmebm__cuda_allocate(plan->device, plan->device_bytes, &memory));
+    plan->memory = static_cast<char *>(memory);
+    lay_out(plan, spec, plan->memory);
+    return mmebm__cuda_check(plan->device, cudaMemsetAsync(memory, 0, plan->device_bytes, plan->device->stream),
+                             "cudaMemsetAsync");
+}
+
+mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec *spec, mmebm_plan **plan)
+{
+    const cuda_scope scope(device);
+    CUDA_TRY(check_spec(device, spec));
+    mmebm_plan *made = allocate_plan(device, spec);
+    if (!made) return MMEBM_E_MEMORY;
+    read_graph(made);
+    find_groups(made);
+    find_views(made);
+    note_readers(made);
+    choose_placed(made);
+    for (uint32_t l = 0; l < made->graph->layer_count; ++l)
+        if (is_product(&made->graph->layers[l])) set_geometry(made, (int32_t)l);
+    const mmebm_status status = open_memory(made, spec);
+    if (status != MMEBM_OK) {
+        mmebm__cuda_plan_destroy(made);
+        return status;
+    }
+    *plan = made;
+    return MMEBM_OK;
+}
+
+void mmebm__cuda_plan_destroy(mmebm_plan *plan)
+{
+    if (!plan) return;
+    const cuda_scope scope(plan->device);
+    if (plan->memory) {
+        cudaStreamSynchronize(plan->device->stream);
+        cudaFree(plan->memory);
+    }
+    plan->device->host.release(plan->device->host.owner, plan, plan->host_bytes);
+}
+
+size_t mmebm__cuda_plan_size(const mmebm_plan *plan)
+{
+    return plan->host_bytes + plan->device_bytes;
+}
+
+/* ---- weights */
+
+/* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way, and
+ * for a transposed one, the source's. */
+static mmebm_status pack_product(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    const cuda_node *node = &plan->nodes[l];
+    mmebm_status (*const pack)(const mmebm_device *, const cuda_pack *) =
+        plan->type == TYPE_BF16 ? mmebm__cuda_pack_bf16 : mmebm__cuda_pack_f32;
+    cuda_pack call;
+    call.weights = plan->weights + plan->graph->tensors[layer->weight].offset;
+    call.taps = node->forward.kernel[0] * node->forward.kernel[1];
+    call.packed = node->packed_forward;
+    call.source_channels = node->in_channels;
+    call.out_channels = node->out_channels;
+    call.result_first = layer->kind != MMEBM_LAYER_CONV_TRANSPOSE2D;
+    CUDA_TRY(pack(plan->device, &call));
+    if (!node->packed_backward) return MMEBM_OK;
+    call.packed = node->packed_backward;
+    call.source_channels = node->out_channels;
+    call.out_channels = node->in_channels;
+    call.result_first = !call.result_first;
+    return pack(plan->device, &call);
+}
+
+mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weights)
+{
+    const cuda_scope scope(plan->device);
+    const mmebm_graph *graph = plan->graph;
+    if (!graph->weight_count) return MMEBM_OK;
+    CUDA_TRY(mmebm__cuda_copy(plan->device, plan->weights, weights, graph->weight_count * sizeof(float)));
+    for (uint32_t l = 0; l < graph->layer_count; ++l)
+        if (is_product(&graph->layers[l])) CUDA_TRY(pack_product(plan, (int32_t)l));
+    return MMEBM_OK;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A plan of the CUDA backend: one node for each layer of the graph, and one block of device memory. Fusion is settled when
+ * the plan is made (cuda_plan.cu); a run walks the nodes (cuda_run.cu).
+ *
+ * Views. A layer that only relabels numbers has no memory of its own: a reshape, a relu after a product (whose epilogue
+ * stores the activated copy beside or instead of the raw one), a nearest upsampling by 2 (whose readers halve their
+ * coordinates). Its node names the `base` whose memory it reads, which copy, and by how much coordinates shrink.
+ *
+ * Groups. A product (conv2d, conv_transpose2d, linear) takes over layers that read it alone: a 2 x 2 average pool, a sum
+ * with something that exists already. It runs where its last layer, the `tail`, stands; the layers between have no memory.
+ */
+#ifndef MMEBM_CUDA_PLAN_H
+#define MMEBM_CUDA_PLAN_H
+
+#include "cuda_tensor.h"
+
+struct cuda_node {
+    /* where the layer's values lie */
+    int32_t base, activated, shrink;
+    int32_t done; /* nothing to run: a view, or inside a group */
+    /* of a base */
+    cuda_tensor raw, act; /* data NULL = not stored */
+    int32_t act_layer;    /* that reads the activated copy; -1 = none */
+    float act_slope;
+    int32_t raw_read;     /* somebody reads the raw copy */
+    cuda_tensor gradient; /* own memory for the gradient */
+    int32_t product;      /* of which this layer is the tail; -1 = none */
+    /* of a product */
+    int32_t tail, pooled, sum; /* sum: layer number of the addition taken over, -1 = none */
+    int32_t sum_edge;          /* which input of it the product is */
+    cuda_geometry forward, backward;
+    int32_t in_channels, out_channels;
+    void *packed_forward, *packed_backward; /* weights */
+    cuda_tensor packed_source;              /* aligned bf16 copy of the source; data NULL = not needed */
+    /* of other layers: gradients by their inputs on their way to them */
+    cuda_tensor by_input[2];
+    int32_t placed; /* base inside a concatenation's memory */
+};
+
+/* Gradient of a base's values collected so far in a run. */
+struct cuda_collected {
+    cuda_operand value; /* in the geometry of the base */
+    int32_t set;
+};
+
+struct mmebm_plan {
+    mmebm_device *device;
+    const mmebm_graph *graph;
+    size_t host_bytes, device_bytes;
+    char *memory; /* device */
+    int64_t capacity;
+    int32_t type; /* TYPE_BF16 or TYPE_F32: of values inside */
+    cuda_node *nodes;
+    cuda_collected *collected;
+    unsigned char *wanted; /* of the current run */
+    unsigned char *is_output;
+    int32_t *readers, *sole_reader; /* how many edges lead from a layer, and one of their ends */
+    float *weights;          /* device: copy for biases and batch norm */
+    void *gradient_copy;     /* device: an aligned copy of one product's gradient */
+    float *partials;         /* device */
+};
+
+static inline int32_t layer_input(const mmebm_graph *graph, int32_t layer, uint32_t k)
+{
+    return graph->edges[graph->layers[layer].first_edge + k];
+}
+
+static inline int is_product(const mmebm_layer *layer)
+{
+    return layer->kind == MMEBM_LAYER_CONV2D || layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D ||
+           layer->kind == MMEBM_LAYER_LINEAR;
+}
+
+static inline int is_loss(const mmebm_layer *layer)
+{
+    return layer->kind == MMEBM_LAYER_NLL || layer->kind == MMEBM_LAYER_PRIOR;
+}
+
+/* A 2 x 2 average pool of an even image: it can be told by halved coordinates. */
+static inline int is_halving_pool(const mmebm_layer *layer, const mmebm_layer *from)
+{
+    return layer->kind == MMEBM_LAYER_AVG_POOL && layer->kernel[0] == 2 && layer->kernel[1] == 2 &&
+           layer->stride[0] == 2 && layer->stride[1] == 2 && !layer->padding[0] && !layer->padding[1] &&
+           from->shape[0] % 2 == 0 && from->shape[1] % 2 == 0;
+}
+
+/* Height, width and channels of a layer's values, whole (shrink 1) or as they lie in memory; data and type unset. */
+static inline cuda_tensor layer_shape(const mmebm_layer *layer, int32_t shrink)
+{
+    cuda_tensor shape = {};
+    shape.channels = layer->rank ? (int32_t)layer->shape[layer->rank - 1] : 1;
+    shape.height = layer->rank == 3 ? (int32_t)layer->shape[0] : (int32_t)(layer->count / shape.channels);
+    shape.width = layer->rank == 3 ? (int32_t)layer->shape[1] : 1;
+    shape.height /= shrink;
+    shape.width = layer->rank == 3 ? shape.width / shrink : 1;
+    shape.stride = shape.channels;
+    return shape;
+}
+
+static inline int32_t padded_to_lanes(int32_t channels)
+{
+    return (channels + LANES - 1) / LANES * LANES;
+}
+
+/* Marks layers above wanted inputs and, if asked, above weights: wanted [layer_count] holds the inputs' marks. */
+void mmebm__cuda_mark_wanted(const mmebm_graph *graph, int weight_gradient, unsigned char *wanted);
+
+#endif /* MMEBM_CUDA_PLAN_H */

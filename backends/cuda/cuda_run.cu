@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One run of a plan. Forward: every layer that is not a view and not inside a group, in order. Backward, in reverse: the
+ * gradient of a base is collected as a reference to memory where somebody has it already (with a factor and halved
+ * coordinates, if need be), and only a second contribution, a mask or a window makes it be written to the base's own
+ * memory. The input gradient of a product does that in its epilogue. Nothing is allocated.
+ */
+#include <string.h>
+
+#include "cuda_plan.h"
+
+struct cuda_pass {
+    mmebm_plan *plan;
+    const mmebm_device *device;
+    const mmebm_graph *graph;
+    const mmebm_plan_run *run;
+};
+
+static int64_t elements_of(const cuda_tensor *tensor)
+{
+    return (int64_t)tensor->height * tensor->width * tensor->channels;
+}
+
+/* The number of an input layer among the inputs. */
+static uint32_t input_number(const mmebm_graph *graph, int32_t layer)
+{
+    uint32_t i = 0;
+    while (graph->inputs[i] != layer) ++i;
+    return i;
+}
+
+/* The values of a layer as another reads them. */
+static cuda_operand values_of(const cuda_pass *pass, int32_t l, float scale)
+{
+    const cuda_node *node = &pass->plan->nodes[l], *base = &pass->plan->nodes[node->base];
+    cuda_operand operand = {layer_shape(&pass->graph->layers[l], node->shrink), node->shrink, 1, scale};
+    if (pass->graph->layers[node->base].kind == MMEBM_LAYER_INPUT) {
+        const mmebm_plan_input *input = &pass->run->inputs[input_number(pass->graph, node->base)];
+        operand.tensor.data = const_cast<float *>(input->data);
+        operand.tensor.type = TYPE_F32;
+        operand.tensor.period = input->period < pass->run->rows ? input->period : 0;
+        return operand;
+    }
+    const cuda_tensor *memory = node->activated ? &base->act : &base->raw;
+    operand.tensor.data = memory->data;
+    operand.tensor.type = memory->type;
+    if (memory->stride != memory->channels) operand.tensor.stride = memory->stride; /* inside a concatenation */
+    return operand;
+}
+
+/* Memory for a gradient in the shape of layer l's values in memory. */
+static cuda_tensor gradient_memory(const cuda_pass *pass, int32_t l)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    cuda_tensor shape = layer_shape(&pass->graph->layers[l], node->shrink);
+    if (pass->graph->layers[node->base].kind == MMEBM_LAYER_INPUT) {
+        shape.data = pass->run->input_gradients[input_number(pass->graph, node->base)];
+        shape.type = TYPE_F32;
+        return shape;
+    }
+    shape.data = pass->plan->nodes[node->base].gradient.data;
+    shape.type = pass->plan->nodes[node->base].gradient.type;
+    return shape;
+}
+
+static mmebm_status combine(const cuda_pass *pass, const cuda_tensor *out, const cuda_operand *a, const cuda_operand *b)
+{
+    cuda_combine call = {};
+    call.out = *out;
+    call.rows = pass->run->rows;
+    call.a = *a;
+    if (b) call.b = *b;
+    return mmebm__cuda_combine_tensors(pass->device, &call);
+}
+
+/* ---- forward */
+
+static int32_t positions_in(const cuda_geometry *geometry)
+{
+    return geometry->in[0] * geometry->in[1];
+}
+
+/* The source of a product; a flattened linear layer sees one pixel. */
+static cuda_operand source_of(const cuda_pass *pass, int32_t product)
+{
+    cuda_operand source = values_of(pass, layer_input(pass->graph, product, 0), 1.0f);
+    const cuda_node *node = &pass->plan->nodes[product];
+    if (positions_in(&node->forward) == 1 && source.shrink == 1) {
+        source.tensor.height = source.tensor.width = 1;
+        source.tensor.channels = source.tensor.stride = node->in_channels;
+    }
+    return source;
+}
+
+/* The source where the product's kernel can read it. */
+static cuda_operand readable_source(const cuda_pass *pass, int32_t product)
+{
+    const cuda_node *node = &pass->plan->nodes[product];
+    if (!node->packed_source.data) return source_of(pass, product);
+    const cuda_operand copy = {node->packed_source, 1, 1, 1.0f};
+    return copy;
+}
+
+static mmebm_status run_product(const cuda_pass *pass, const cuda_product *product)
+{
+    return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(pass->device, product)
+                                         : mmebm__cuda_product_f32(pass->device, product);
+}
+
+static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    const cuda_node *node = &pass->plan->nodes[l], *tail = &pass->plan->nodes[node->tail];
+    if (node->packed_source.data) {
+        const cuda_operand source = source_of(pass, l);
+        CUDA_TRY(combine(pass, &node->packed_source, &source, NULL));
+    }
+    const cuda_operand source = readable_source(pass, l);
+    cuda_product product = {};
+    product.geometry = node->forward;
+    product.source = source.tensor;
+    product.shrink = source.shrink;
+    product.weights = node->packed_forward;
+    product.out_channels = node->out_channels;
+    product.rows = pass->run->rows;
+    cuda_epilogue *end = &product.epilogue;
+    end->bias = layer->bias < 0 ? NULL : pass->plan->weights + pass->graph->tensors[layer->bias].offset;
+    end->window = node->pooled ? 2 : 1;
+    end->source_scale = node->pooled ? 0.25f : 1.0f;
+    end->scale = 1.0f;
+    end->residual.shrink = 1;
+    if (node->sum >= 0) {
+        const mmebm_layer *sum = &pass->graph->layers[node->sum];
+        const int32_t other = layer_input(pass->graph, node->sum, 1 - (uint32_t)node->sum_edge);
+        end->scale = node->sum_edge ? sum->beta : sum->alpha;
+        end->residual = values_of(pass, other, node->sum_edge ? sum->alpha : sum->beta);
+    }
+    end->raw = tail->raw;
+    if (positions_in(&node->forward) == 1) end->raw.stride = tail->placed ? tail->raw.stride : node->out_channels;
+    end->activated = tail->act;
+    if (positions_in(&node->forward) == 1) end->activated.stride = node->out_channels;
+    end->activated_slope = tail->act_slope;
+    return run_product(pass, &product);
+}
+
+static mmebm_status concat_forward(const cuda_pass *pass, int32_t l)
+{
+    cuda_tensor part = pass->plan->nodes[l].raw;
+    const size_t size = part.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
+        const int32_t from = layer_input(pass->graph, l, k);
+        const cuda_operand values = values_of(pass, from, 1.0f);
+        part.channels = values.tensor.channels;
+        if (!pass->plan->nodes[from].placed) CUDA_TRY(combine(pass, &part, &values, NULL));
+        part.data = static_cast<char *>(part.data) + (size_t)part.channels * size;
+    }
+    return MMEBM_OK;
+}
+
+/* The call of a layer with passes in cuda_layers.cu, forward part. */
+static cuda_layer_call layer_call(const cuda_pass *pass, int32_t l)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    cuda_layer_call call = {};
+    call.layer = layer;
+    call.rows = pass->run->rows;
+    call.x = values_of(pass, layer_input(pass->graph, l, 0), 1.0f);
+    if (layer->edge_count > 1) call.target = values_of(pass, layer_input(pass->graph, l, 1), 1.0f);
+    call.y = pass->plan->nodes[l].raw;
+    if (layer->kind != MMEBM_LAYER_BATCH_NORM) return call;
+    const float *weights = pass->plan->weights;
+    call.gain = weights + pass->graph->tensors[layer->weight].offset;
+    call.shift = weights + pass->graph->tensors[layer->bias].offset;
+    call.mean = weights + pass->graph->tensors[layer->mean].offset;
+    call.variance = weights + pass->graph->tensors[layer->variance].offset;
+    return call;
+}
+
+static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    const cuda_node *node = &pass->plan->nodes[l];
+    if (node->product >= 0) return product_forward(pass, node->product);
+    const cuda_layer_pass forward = mmebm__cuda_forward(layer->kind);
+    if (forward) {
+        const cuda_layer_call call = layer_call(pass, l);
+        return forward(pass->device, &call);
+    }
+    if (layer->kind == MMEBM_LAYER_CONCAT) return concat_forward(pass, l);
+    const int add = layer->kind == MMEBM_LAYER_ADD;
+    cuda_operand a = values_of(pass, layer_input(pass->graph, l, 0), add ? layer->alpha : 1.0f);
+    if (layer->kind == MMEBM_LAYER_UPSAMPLE) a.shrink = (int32_t)layer->factor;
+    cuda_tensor out = node->raw;
+    if (layer->kind == MMEBM_LAYER_RESHAPE) {
+        a.tensor.height = a.tensor.width = out.height = out.width = 1;
+        a.tensor.channels = a.tensor.stride = out.channels = out.stride = (int32_t)layer->count;
+    }
+    if (!add) return combine(pass, &out, &a, NULL);
+    const cuda_operand b = values_of(pass, layer_input(pass->graph, l, 1), layer->beta);
+    return combine(pass, &out, &a, &b);
+}
+
+static mmebm_status forward(const cuda_pass *pass)
+{
+    const mmebm_graph *graph = pass->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l)
+        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && !pass->plan->nodes[l].done)
+            CUDA_TRY(layer_forward(pass, (int32_t)l));
+    for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
+        if (!pass->run->outputs[o]) continue;
+        const cuda_operand values = values_of(pass, graph->outputs[o], 1.0f);
+        cuda_tensor out = layer_shape(&graph->layers[graph->outputs[o]], 1);
+        out.data = pass->run->outputs[o];
+        out.type = TYPE_F32;
+        CUDA_TRY(combine(pass, &out, &values, NULL));
+    }
+    return MMEBM_OK;
+}
+
+/* ---- collecting gradients */
+
+static int same_shape(const cuda_tensor *a, const cuda_tensor *b)
+{
+    return a->height == b->height && a->width == b->width && a->channels == b->channels;
+}
+
+/* Numbers one after another, one for each of the layer: they may be seen in another shape. */
+static int is_plain(const cuda_operand *operand)
+{
+    return operand->shrink == 1 && operand->window == 1 &&
+           (!operand->tensor.data || operand->tensor.stride == operand->tensor.channels);
+}
+
+static void set_shape(cuda_operand *operand, const cuda_tensor *shape)
+{
+    operand->tensor.height = shape->height;
+    operand->tensor.width = shape->width;
+    operand->tensor.channels = operand->tensor.stride = shape->channels;
+}
+
+/* Writes what base b has collected to its own memory. */
+static mmebm_status settle(const cuda_pass *pass, int32_t b)
+{
+    cuda_collected *collected = &pass->plan->collected[b];
+    const cuda_tensor own = gradient_memory(pass, b);
+    if (collected->value.tensor.data == own.data) return MMEBM_OK;
+    CUDA_TRY(combine(pass, &own, &collected->value, NULL));
+    collected->value = {own, 1, 1, 1.0f};
+    return MMEBM_OK;
+}
+
+/* What l's base has collected so far, in the shape of l's values in memory, for an epilogue or a sum; scale 0: nothing. */
+static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand *value)
+{
+    const int32_t b = pass->plan->nodes[l].base;
+    const cuda_collected *collected = &pass->plan->collected[b];
+    const cuda_tensor shape = layer_shape(&pass->graph->layers[l], pass->plan->nodes[l].shrink);
+    const cuda_tensor base_shape = layer_shape(&pass->graph->layers[b], 1);
+    memset(value, 0, sizeof *value);
+    value->shrink = value->window = 1;
+    if (!collected->set) return MMEBM_OK;
+    const int reshaped = !same_shape(&shape, &base_shape);
+    if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||
+        (reshaped && !is_plain(&collected->value)))
+        CUDA_TRY(settle(pass, b));
+    *value = collected->value;
+    if (reshaped) set_shape(value, &shape);
+    return MMEBM_OK;
+}
+
+/* The gradient of base b now lies in its own memory. */
+static void mark_settled(const cuda_pass *pass, int32_t b)
+{
+    pass->plan->collected[b].value = {gradient_memory(pass, b), 1, 1, 1.0f};
+    pass->plan->collected[b].set = 1;
+}
+
+/* Adds a gradient of layer l's values, given in the shape of l. */
+static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gradient)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    cuda_collected *collected = &pass->plan->collected[node->base];
+    if (!pass->plan->wanted[l] || gradient.scale == 0.0f) return MMEBM_OK;
+    const cuda_tensor shape = layer_shape(&pass->graph->layers[l], 1);
+    const cuda_tensor base_shape = layer_shape(&pass->graph->layers[node->base], 1);
+    const int reshaped = !same_shape(&shape, &base_shape);
+    if (!collected->set && !node->activated && node->shrink == 1 && gradient.window == 1 &&
+        (!reshaped || is_plain(&gradient))) {
+        if (reshaped) set_shape(&gradient, &base_shape);
+        collected->value = gradient;
+        collected->set = 1;
+        return MMEBM_OK;
+    }
+    cuda_combine call = {};
+    CUDA_TRY(collected_for(pass, l, &call.b));
+    call.out = gradient_memory(pass, l);
+    call.rows = pass->run->rows;
+    call.a = gradient;
+    call.a.window *= node->shrink;
+    if (node->activated) {
+        call.mask = values_of(pass, l, 1.0f).tensor;
+        call.slope = pass->plan->nodes[node->base].act_slope;
+    }
+    CUDA_TRY(mmebm__cuda_combine_tensors(pass->device, &call));
+    mark_settled(pass, node->base);
+    return MMEBM_OK;
+}
+
+/* ---- backward */
+
+/* A product's own gradient where its kernels can read it: as it lies, or as a copy. */
+static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_operand *gradient)
+{
+    const mmebm_plan *plan = pass->plan;
+    const int halves = gradient->window == 1 && gradient->shrink <= 2 && gradient->tensor.data;
+    if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink))) return MMEBM_OK;
+    cuda_tensor copy = layer_shape(&pass->graph->layers[l], 1);
+    copy.data = plan->gradient_copy;
+    copy.type = plan->type;
+    if (plan->type == TYPE_BF16) copy.channels = copy.stride = padded_to_lanes(copy.channels);
+    cuda_operand unscaled = *gradient; /* the factor comes after the sums, as it does without a copy */
+    unscaled.scale = 1.0f;
+    CUDA_TRY(combine(pass, &copy, &unscaled, NULL));
+    *gradient = {copy, 1, 1, gradient->scale};
+    return MMEBM_OK;
+}
+
+static float *weight_gradient_of(const cuda_pass *pass, int32_t tensor)
+{
+    return tensor < 0 || !pass->run->weight_gradient
+               ? NULL
+               : pass->run->weight_gradient + pass->graph->tensors[tensor].offset;
+}
+
+static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    const cuda_node *node = &pass->plan->nodes[l];
+    const cuda_operand source = readable_source(pass, l);
+    const int transposed = layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D;
+    cuda_weight_gradient call = {};
+    call.geometry = transposed ? node->backward : node->forward;
+    call.small_side = transposed ? source.tensor : gradient->tensor;
+    call.large_side = transposed ? gradient->tensor : source.tensor;
+    call.small_shrink = transposed ? source.shrink : gradient->shrink;
+    call.large_shrink = transposed ? gradient->shrink : source.shrink;
+    call.small_channels = transposed ? node->in_channels : node->out_channels;
+    call.large_channels = transposed ? node->out_channels : node->in_channels;
+    call.scale = gradient->scale;
+    call.rows = pass->run->rows;
+    call.gradient = weight_gradient_of(pass, layer->weight);
+    call.partials = pass->plan->partials;
+    CUDA_TRY(mmebm__cuda_weight_gradient(pass->device, &call));
+    float *bias = weight_gradient_of(pass, layer->bias);
+    if (!bias) return MMEBM_OK;
+    cuda_operand sums = *gradient;
+    sums.tensor.channels = node->out_channels;
+    return mmebm__cuda_bias_gradient(pass->device, &sums, pass->run->rows, bias, pass->plan->partials);
+}
+
+static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    const int32_t from = layer_input(pass->graph, l, 0);
+    const cuda_node *source = &pass->plan->nodes[from];
+    const cuda_node *base = &pass->plan->nodes[source->base];
+    cuda_product product = {};
+    product.geometry = node->backward;
+    product.source = gradient->tensor;
+    product.shrink = gradient->shrink;
+    product.weights = node->packed_backward;
+    product.out_channels = node->in_channels;
+    product.rows = pass->run->rows;
+    cuda_epilogue *end = &product.epilogue;
+    end->source_scale = gradient->scale;
+    end->scale = 1.0f;
+    end->window = source->shrink;
+    if (source->activated) {
+        end->mask = values_of(pass, from, 1.0f).tensor;
+        end->mask_slope = base->act_slope;
+    }
+    CUDA_TRY(collected_for(pass, from, &end->residual));
+    end->raw = gradient_memory(pass, from);
+    if (positions_in(&node->forward) == 1 && source->shrink == 1) { /* flattened: one pixel */
+        if (end->residual.scale != 0.0f && !is_plain(&end->residual)) {
+            CUDA_TRY(settle(pass, source->base));
+            CUDA_TRY(collected_for(pass, from, &end->residual));
+        }
+        end->raw.stride = end->mask.stride = end->residual.tensor.stride = node->in_channels;
+        end->raw.channels = end->mask.channels = end->residual.tensor.channels = node->in_channels;
+    }
+    CUDA_TRY(run_product(pass, &product));
+    mark_settled(pass, source->base);
+    return MMEBM_OK;
+}
+
+/* The tail's gradient goes to the other operand of the sum, through the pool, and to weights and source. */
+static mmebm_status product_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    if (node->sum >= 0) {
+        const mmebm_layer *sum = &pass->graph->layers[node->sum];
+        cuda_operand other = gradient;
+        other.scale *= node->sum_edge ? sum->alpha : sum->beta;
+        CUDA_TRY(contribute(pass, layer_input(pass->graph, node->sum, 1 - (uint32_t)node->sum_edge), other));
+        gradient.scale *= node->sum_edge ? sum->beta : sum->alpha;
+    }
+    if (node->pooled) {
+        gradient.shrink *= 2;
+        gradient.scale *= 0.25f;
+    }
+    const int32_t from = layer_input(pass->graph, l, 0);
+    if (!pass->plan->wanted[l]) return MMEBM_OK;
+    CUDA_TRY(readable_gradient(pass, l, &gradient));
+    if (pass->run->weight_gradient) CUDA_TRY(product_weight_gradients(pass, l, &gradient));
+    return pass->plan->wanted[from] ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
+}
+
+static mmebm_status concat_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
+{
+    const size_t size = gradient.tensor.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
+        const int32_t from = layer_input(pass->graph, l, k);
+        gradient.tensor.channels = layer_shape(&pass->graph->layers[from], 1).channels;
+        CUDA_TRY(contribute(pass, from, gradient));
+        if (gradient.tensor.data)
+            gradient.tensor.data = static_cast<char *>(gradient.tensor.data) + (size_t)gradient.tensor.channels * size;
+    }
+    return MMEBM_OK;
+}
+
+/* Layers with passes in cuda_layers.cu: they write gradients by their inputs, which are then passed on. */
+static mmebm_status other_backward(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    const cuda_node *node = &pass->plan->nodes[l];
+    cuda_layer_call call = layer_call(pass, l);
+    call.by_y = *gradient;
+    for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k)
+        if (pass->plan->wanted[layer_input(pass->graph, l, k)]) (k ? call.by_target : call.by_x) = node->by_input[k];
+    if (layer->kind == MMEBM_LAYER_BATCH_NORM) {
+        const int32_t tensors[4] = {layer->weight, layer->bias, layer->mean, layer->variance};
+        for (int k = 0; k < 4; ++k) call.by_weights[k] = weight_gradient_of(pass, tensors[k]);
+    }
+    CUDA_TRY(mmebm__cuda_backward(layer->kind)(pass->device, &call));
+    for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
+        const cuda_operand by_input = {node->by_input[k], 1, 1, 1.0f};
+        if (pass->plan->wanted[layer_input(pass->graph, l, k)])
+            CUDA_TRY(contribute(pass, layer_input(pass->graph, l, k), by_input));
+    }
+    return MMEBM_OK;
+}
+
+static mmebm_status layer_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    const int32_t from = layer_input(pass->graph, l, 0);
+    const cuda_tensor from_shape = layer_shape(&pass->graph->layers[from], 1);
+    if (pass->plan->nodes[l].product >= 0) return product_backward(pass, pass->plan->nodes[l].product, gradient);
+    switch (layer->kind) {
+    case MMEBM_LAYER_ADD: {
+        cuda_operand share = gradient;
+        share.scale = gradient.scale * layer->alpha;
+        CUDA_TRY(contribute(pass, from, share));
+        share.scale = gradient.scale * layer->beta;
+        return contribute(pass, layer_input(pass->graph, l, 1), share);
+    }
+    case MMEBM_LAYER_CONCAT:
+        return concat_backward(pass, l, gradient);
+    case MMEBM_LAYER_UPSAMPLE:
+        if (gradient.shrink > 1) CUDA_TRY(settle(pass, l));
+        gradient = pass->plan->collected[l].value;
+        gradient.window *= (int32_t)layer->factor;
+        return contribute(pass, from, gradient);
+    case MMEBM_LAYER_RESHAPE:
+        if (!is_plain(&gradient)) CUDA_TRY(settle(pass, l));
+        gradient = pass->plan->collected[l].value;
+        set_shape(&gradient, &from_shape);
+        return contribute(pass, from, gradient);
+    case MMEBM_LAYER_GLOBAL_AVG_POOL:
+        gradient.shrink = from_shape.height > from_shape.width ? from_shape.height : from_shape.width;
+        gradient.scale /= (float)(from_shape.height * from_shape.width);
+        return contribute(pass, from, gradient);
+    default:
+        break;
+    }
+    if (!is_halving_pool(layer, &pass->graph->layers[from])) return other_backward(pass, l, &gradient);
+    gradient.shrink *= 2;
+    gradient.scale *= 0.25f;
+    return contribute(pass, from, gradient);
+}
+
+static mmebm_status seed_outputs(const cuda_pass *pass)
+{
+    const mmebm_graph *graph = pass->graph;
+    for (uint32_t o = 0; o < graph->output_count; ++o) {
+        const mmebm_plan_seed *seed = &pass->run->seeds[o];
+        cuda_operand gradient = {layer_shape(&graph->layers[graph->outputs[o]], 1), 1, 1, seed->scale};
+        gradient.tensor.data = const_cast<float *>(seed->data);
+        gradient.tensor.type = TYPE_F32;
+        CUDA_TRY(contribute(pass, graph->outputs[o], gradient));
+    }
+    return MMEBM_OK;
+}
+
+/* Inputs whose gradient nobody wrote to its place yet. */
+static mmebm_status deliver_input_gradients(const cuda_pass *pass)
+{
+    const mmebm_graph *graph = pass->graph;
+    for (uint32_t i = 0; pass->run->input_gradients && i < graph->input_count; ++i) {
+        const int32_t l = graph->inputs[i];
+        if (!pass->run->input_gradients[i]) continue;
+        if (pass->plan->collected[l].set) {
+            CUDA_TRY(settle(pass, l));
+            continue;
+        }
+        const cuda_tensor own = gradient_memory(pass, l);
+        const size_t bytes = (size_t)(pass->run->rows * elements_of(&own)) * sizeof(float);
+        CUDA_TRY(mmebm__cuda_check(pass->device, cudaMemsetAsync(own.data, 0, bytes, pass->device->stream),
+                                   "cudaMemsetAsync"));
+    }
+    return MMEBM_OK;
+}
+
+static mmebm_status backward(const cuda_pass *pass)
+{
+    mmebm_plan *plan = pass->plan;
+    const mmebm_graph *graph = pass->graph;
+    memset(plan->collected, 0, graph->layer_count * sizeof *plan->collected);
+    for (uint32_t i = 0; i < graph->input_count; ++i)
+        plan->wanted[graph->inputs[i]] = pass->run->input_gradients && pass->run->input_gradients[i];
+    mmebm__cuda_mark_wanted(graph, pass->run->weight_gradient != NULL, plan->wanted);
+    CUDA_TRY(seed_outputs(pass));
+    for (uint32_t l = graph->layer_count; l-- > 0;)
+        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && plan->collected[l].set)
+            CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
+    return deliver_input_gradients(pass);
+}
+
+mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
+{
+    const cuda_scope scope(plan->device);
+    const cuda_pass pass = {plan, plan->device, plan->graph, run};
+    CUDA_TRY(forward(&pass));
+    return run->seeds ? backward(&pass) : MMEBM_OK;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Values of a layer in device memory and the calls that work on them. A tensor holds rows of height x width pixels, all
+ * channels of a pixel together, `stride` elements from one pixel to the next (more than `channels` inside a
+ * concatenation). Row r of a tensor with a period is row r % period in memory.
+ */
+#ifndef MMEBM_CUDA_TENSOR_H
+#define MMEBM_CUDA_TENSOR_H
+
+#include "cuda_device.h"
+
+enum { TYPE_F32 = 0, TYPE_BF16 = 1 };
+enum { LANES = 8 /* elements of a 16-byte bf16 vector */ };
+
+struct cuda_tensor {
+    void *data;
+    int32_t type;
+    int32_t height, width, channels, stride;
+    int64_t period; /* 0 = none */
+};
+
+/* How a call reads a tensor: pixel (y, x) of the result takes pixel (y / shrink, x / shrink) of it, or sums window x
+ * window pixels of it. data NULL reads as 1. */
+struct cuda_operand {
+    cuda_tensor tensor;
+    int32_t shrink, window;
+    float scale;
+};
+
+/* out <- scale_a a (mask > 0 ? 1 : slope) + scale_b b. Channels of out beyond those of an operand get nothing from it. A
+ * scale 0 is an absent operand. Serves sums, copies, conversions, concatenation, and gathers gradients. */
+struct cuda_combine {
+    cuda_tensor out;
+    int64_t rows;
+    cuda_operand a, b;
+    cuda_tensor mask; /* data NULL = none */
+    float slope;
+};
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call);
+
+/* ---- products with gathered pixels: convolutions, their input gradients, linear layers.
+ * Result pixel (i, j) meets, at tap (a, b), source pixel ((i mul + offset + direction a) / div, ...) if that is whole and
+ * inside:   convolution       mul = stride, offset = -padding, direction = 1
+ *           its transpose     div = stride, offset = padding,  direction = -1   (input gradient, conv_transpose2d)
+ *           linear            one tap. */
+struct cuda_geometry {
+    int32_t out[2], in[2], kernel[2], mul[2], offset[2], div[2];
+    int32_t direction;
+};
+
+/* What happens to a sum before it is stored; v = 0 where the source gives nothing.
+ *   v <- window sums (2 x 2 result pixels) if window == 2
+ *   v <- source_scale v + bias;  v <- v (mask > 0 ? 1 : slope);  v <- scale v + residual.scale * residual
+ *   raw <- v;  activated <- v > 0 ? v : activated_slope v */
+struct cuda_epilogue {
+    const float *bias;
+    float source_scale, scale;
+    int32_t window;
+    cuda_tensor mask;
+    float mask_slope;
+    cuda_operand residual; /* scale 0 = none; shrink 1 or 2 */
+    cuda_tensor raw, activated; /* data NULL = not wanted */
+    float activated_slope;
+};
+
+struct cuda_product {
+    cuda_geometry geometry;
+    cuda_tensor source; /* its memory is geometry.in / shrink pixels */
+    int32_t shrink;
+    const void *weights; /* packed, see cuda_pack */
+    int32_t out_channels;
+    int64_t rows;
+    cuda_epilogue epilogue;
+};
+mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
+mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product);
+/* Whether the tensor cores can read a tensor as a source. */
+int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink);
+
+/* Packed weights of a product. bf16: [chunk of 64 source channels][tap][padded result channel][64]; f32: [tap][source
+ * channel][padded result channel]; zero where padded. `weights` is the graph's tensor: [first][tap][second], and the
+ * first axis is the result's channels (result_first) or the source's. */
+struct cuda_pack {
+    const float *weights;
+    void *packed;
+    int32_t taps, source_channels, out_channels; /* of the tensor; the packed ones are padded */
+    int32_t result_first;
+};
+/* bytes */
+size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32_t out_channels);
+size_t mmebm__cuda_packed_size_f32(int32_t taps, int32_t source_channels, int32_t out_channels);
+mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack);
+mmebm_status mmebm__cuda_pack_f32(const mmebm_device *device, const cuda_pack *pack);
+
+/* gradient[small channel][tap][large channel] += scale * sum over rows and small pixels of small * large, where geometry
+ * (a convolution's) says which large pixel meets a small one. Rows are summed in parts of fixed size into `partials`
+ * (mmebm__cuda_gradient_scratch() floats) which are then added in order. */
+struct cuda_weight_gradient {
+    cuda_geometry geometry; /* out = small, in = large */
+    cuda_tensor small_side, large_side;
+    int32_t small_shrink, large_shrink;
+    float scale;
+    int64_t rows;
+    float *gradient, *partials;
+    int32_t small_channels, large_channels; /* of the weights: without padding */
+};
+mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call);
+/* bias[c] += sum over rows and pixels of gradient, in the same way. */
+mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_operand *gradient, int64_t rows,
+                                       float *bias, float *partials);
+/* pixels: of the small side; rows: the most of a call */
+size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows);
+
+/* ---- layers without weights (cuda_layers.cu). Tensors have the shape of their layers. */
+struct cuda_layer_call {
+    const mmebm_layer *layer;
+    int64_t rows;
+    cuda_operand x, target; /* inputs 0 and 1 */
+    cuda_tensor y;
+    cuda_operand by_y;      /* gradient of y */
+    cuda_tensor by_x, by_target; /* data NULL = not wanted; written */
+    const float *gain, *shift, *mean, *variance; /* batch norm */
+    float *by_weights[4]; /* batch norm: of gain, shift; sums for mean, variance; NULL = not wanted */
+    float *partials;
+};
+/* NULL for kinds that are done otherwise. */
+typedef mmebm_status (*cuda_layer_pass)(const mmebm_device *device, const cuda_layer_call *call);
+cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind);
+cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind);
+
+#ifdef __CUDACC__
+
+static __device__ __forceinline__ int64_t tensor_row(const cuda_tensor &tensor, int64_t row)
+{
+    return tensor.period ? row % tensor.period : row;
+}
+
+/* Element number of a pixel's first channel. */
+static __device__ __forceinline__ int64_t pixel_at(const cuda_tensor &tensor, int64_t row, int32_t y, int32_t x)
+{
+    return ((tensor_row(tensor, row) * tensor.height + y) * tensor.width + x) * tensor.stride;
+}
+
+static __device__ __forceinline__ float load_value(const cuda_tensor &tensor, int64_t at)
+{
+    return tensor.type == TYPE_BF16 ? __bfloat162float(static_cast<const __nv_bfloat16 *>(tensor.data)[at])
+                                    : static_cast<const float *>(tensor.data)[at];
+}
+
+static __device__ __forceinline__ void store_value(const cuda_tensor &tensor, int64_t at, float value)
+{
+    if (tensor.type == TYPE_BF16)
+        static_cast<__nv_bfloat16 *>(tensor.data)[at] = __float2bfloat16_rn(value);
+    else
+        static_cast<float *>(tensor.data)[at] = value;
+}
+
+/* V elements, V = 1 or LANES; the latter aligned to 16 bytes. */
+template <int V> static __device__ __forceinline__ void load_values(const cuda_tensor &tensor, int64_t at, float *out)
+{
+    if (V == 1) {
+        out[0] = load_value(tensor, at);
+    } else if (tensor.type == TYPE_BF16) {
+        const uint4 words = *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(tensor.data) + at);
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int k = 0; k < V / 2; ++k) {
+            out[2 * k] = __uint_as_float(word[k] << 16);
+            out[2 * k + 1] = __uint_as_float(word[k] & 0xffff0000u);
+        }
+    } else {
+        const float4 *values = reinterpret_cast<const float4 *>(static_cast<const float *>(tensor.data) + at);
+#pragma unroll
+        for (int k = 0; k < V / 4; ++k) {
+            const float4 four = values[k];
+            out[4 * k] = four.x, out[4 * k + 1] = four.y, out[4 * k + 2] = four.z, out[4 * k + 3] = four.w;
+        }
+    }
+}
+
+static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+
+template <int V> static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, int64_t at, const float *v)
+{
+    if (V == 1) {
+        store_value(tensor, at, v[0]);
+    } else if (tensor.type == TYPE_BF16) {
+        *reinterpret_cast<uint4 *>(static_cast<__nv_bfloat16 *>(tensor.data) + at) =
+            make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
+    } else {
+        float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
+#pragma unroll
+        for (int k = 0; k < V / 4; ++k) values[k] = make_float4(v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]);
+    }
+}
+
+#endif /* __CUDACC__ */
+
+/* Whether vectors of LANES elements may be read and written. */
+static inline int tensor_is_wide(const cuda_tensor *tensor)
+{
+    return !tensor->data || (tensor->channels % LANES == 0 && tensor->stride % LANES == 0 &&
+                             reinterpret_cast<uintptr_t>(tensor->data) % 16 == 0);
+}
+
+#endif /* MMEBM_CUDA_TENSOR_H */

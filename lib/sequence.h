@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Recorded sequences: backend calls that come again and again with the same arguments (a chain of n steps, a training
+ * step) are recorded at their second run and replayed from the third, where the backend offers that. What may change
+ * between runs lies in device memory (backend_api.h). Used by chain.c and trainer.c.
+ */
+#ifndef MMEBM_SEQUENCE_H
+#define MMEBM_SEQUENCE_H
+
+#include "context.h"
+
+enum { MMEBM_SEQUENCE_KEY_WORDS = 192, MMEBM_SEQUENCE_SLOTS = 4 };
+
+/* All arguments on which the calls depend, pointers included. */
+typedef struct mmebm_sequence_key {
+    uint32_t count;
+    uint64_t words[MMEBM_SEQUENCE_KEY_WORDS];
+} mmebm_sequence_key;
+
+void mmebm__sequence_key_add(mmebm_sequence_key *key, uint64_t word);
+void mmebm__sequence_key_add_pointer(mmebm_sequence_key *key, const void *pointer);
+void mmebm__sequence_key_add_float(mmebm_sequence_key *key, float value);
+
+typedef struct mmebm_sequence_slot {
+    mmebm_sequence_key key;
+    mmebm_sequence *sequence; /* NULL: seen once */
+    uint64_t used;            /* time of the last use */
+} mmebm_sequence_slot;
+
+/* Zero-filled at the start; slots are allocated at the first use. */
+typedef struct mmebm_sequence_cache {
+    mmebm_sequence_slot *slots;
+    uint64_t time;
+} mmebm_sequence_cache;
+
+typedef mmebm_status (*mmebm_sequence_calls)(void *user);
+
+/* Runs `calls`, which may do nothing but call the backend, or replays what they did under the same key. */
+mmebm_status mmebm__sequence_run(mmebm_context *context, mmebm_sequence_cache *cache, const mmebm_sequence_key *key,
+                                 mmebm_sequence_calls calls, void *user);
+void mmebm__sequence_close(mmebm_context *context, mmebm_sequence_cache *cache);
+
+#endif /* MMEBM_SEQUENCE_H */
