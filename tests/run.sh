@@ -103,13 +103,24 @@ group_ordinary() {
 # The suite once more under gcc's sanitizers: interface, laws and files.
 group_sanitizers() {
     if ! build "$work/sanitizers" --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
-        -Dbench=false; then
+        -Dgpu=disabled -Dbench=false; then
         fail_group "sanitizers" "the build failed, see the log"
         return
     fi
     ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
         run_group "address and undefined" --build "$work/sanitizers" --match '^(api|laws|files|fuzz)-' --timeout 600
+}
+
+# Two contexts in two threads, and the workers inside one.
+group_thread_sanitizer() {
+    if build "$work/thread-sanitizer" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
+        -Dgpu=disabled -Dbench=false; then
+        TSAN_OPTIONS=halt_on_error=1 run_group "thread sanitizer" --build "$work/thread-sanitizer" --timeout 600 \
+            --match '^(api-threads|laws-splits|laws-chains|golden)(-cpu)?$'
+    else
+        fail_group "thread sanitizer" "the build failed, see the log"
+    fi
 }
 
 # Memory checks on the reference backend: without a module folder the tests find no other.
@@ -164,7 +175,7 @@ group_onednn3() {
         fi
     fi
     if CFLAGS="-I$wheels/include" LDFLAGS="-L$wheels/lib -Wl,-rpath,$wheels/lib" LD_LIBRARY_PATH=$wheels/lib \
-        build "$work/with-onednn3" -Dcpu=enabled -Dbench=false; then
+        build "$work/with-onednn3" -Dcpu=enabled -Dgpu=disabled -Dbench=false; then
         LD_LIBRARY_PATH=$wheels/lib run_group "oneDNN 3.x" --build "$work/with-onednn3" \
             --match '^conformance-|-cpu$' --check linked_with_onednn_3 \
             "readelf -d '$work'/with-onednn3/backends/cpu/mmebm-cpu-*.so | grep 'libdnnl.so.3'"
@@ -179,7 +190,7 @@ group_style() {
         --run documents "$python tests/repository/check_docs.py"
 }
 
-groups="style ordinary abi witnesses install clang onednn3 valgrind sanitizers"
+groups="style ordinary abi witnesses install clang onednn3 valgrind thread_sanitizer sanitizers"
 
 install_packages
 for tool in gcc meson ninja pkg-config "$python"; do
