@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int harness_failures_;       /* of the running test */
-static const char *harness_skip_;   /* why the running test cannot run here */
-static int harness_total_failures_;
+__attribute__((unused)) static int harness_failures_;       /* of the running test */
+__attribute__((unused)) static const char *harness_skip_;   /* why the running test cannot run here */
+__attribute__((unused)) static int harness_total_failures_;
 
 #define TEST(name) static void name(void)
 #define CHECK(condition)                                                                           \
