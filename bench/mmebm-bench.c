@@ -5,8 +5,8 @@
  *
  *     mmebm-bench --chain langevin_x --backend cpu --precision bf16 --threads 2 --batch 64
  *
- * A measurement repeats a call (a chain of --steps steps, or one training step) for --seconds after one call to warm up,
- * and gives the median time of a step, the fastest and the slowest.
+ * A measurement repeats a call (a chain of --steps steps, or one training step) for --seconds after one call to warm
+ * up, and gives the median time of a step, the fastest and the slowest.
  */
 #include <getopt.h>
 #include <stdio.h>

@@ -53,6 +53,14 @@ install_packages() {
     } >>"$log" 2>&1
 }
 
+# Debian 12 has no package of Python's safetensors, the outside reader of our files. Its tests are skipped without it.
+fetch_safetensors() {
+    PYTHONPATH=$work/python
+    export PYTHONPATH
+    [ -d "$work/python/safetensors" ] ||
+        "$python" -m pip install -q --no-deps --target "$work/python" safetensors >>"$log" 2>&1
+}
+
 # ---- how groups are run and counted
 run_group() { # GROUP options of tests/run_group.py, which ends with 0 or 1 once it has counted
     "$python" tests/run_group.py --log "$log" --counts "$counts" "$@"
@@ -193,6 +201,7 @@ group_style() {
 groups="style ordinary abi witnesses install clang onednn3 valgrind thread_sanitizer sanitizers"
 
 install_packages
+fetch_safetensors
 for tool in gcc meson ninja pkg-config "$python"; do
     have "$tool" || { fail_group "packages" "cannot build without $tool"; finish; }
 done

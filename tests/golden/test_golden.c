@@ -3,11 +3,11 @@
  * The library against PyTorch in float64: networks, both chains and whole training steps without noise, on the vectors
  * that make_golden.py wrote. Usage: test_golden BACKEND.
  *
- * Bounds, relative to the largest entry of each vector. A value passes through at most DEPTH layers of sums (twenty of
- * a network forward and backward, times the steps of a chain that follow each other) and each rounds to single
- * precision. reference sums in double, so an entry's error is about DEPTH 2^-24 = 5e-6, and 1e-5 is allowed. cpu sums up
- * to LONGEST_SUM products in single precision, whose worst case is LONGEST_SUM 2^-24 a layer; rounding errors of random
- * sign grow with the square root instead, and three times that is allowed.
+ * Bounds, relative to the largest entry of each vector. A value passes through at most DEPTH layers of sums (twenty
+ * of a network forward and backward, times the steps of a chain that follow each other) and each rounds to single
+ * precision. reference sums in double, so an entry's error is about DEPTH 2^-24 = 5e-6, and 1e-5 is allowed. cpu sums
+ * up to LONGEST_SUM products in single precision, whose worst case is LONGEST_SUM 2^-24 a layer; rounding errors of
+ * random sign grow with the square root instead, and three times that is allowed.
  */
 #include "../harness.h"
 #include "trainer.h"
