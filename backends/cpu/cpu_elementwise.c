@@ -73,6 +73,14 @@ static cpu_window reverse_window_of(const mmebm_layer *layer, const mmebm_layer 
     return w;
 }
 
+/* 2 x 2 windows side by side that cover the whole map. */
+static int is_quads(const mmebm_layer *layer, const mmebm_layer *from)
+{
+    for (int i = 0; i < 2; ++i)
+        if (layer->kernel[i] != 2 || layer->stride[i] != 2 || from->shape[i] != 2 * layer->shape[i]) return 0;
+    return 1;
+}
+
 #define ELEMENT float
 #define LOAD(x) (x)
 #define STORE(x) (x)

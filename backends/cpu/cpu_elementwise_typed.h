@@ -42,9 +42,22 @@ CPU_INLINE void TYPED(slope_loop)(uint32_t kind, float slope, uint32_t add, int6
             TYPED(put)(0, &by_x[i], LOAD(by_y[i]) * activation_slope(kind, slope, LOAD(saved[i])));
 }
 
+/* Takes or drops stored numbers as they are. */
+CPU_INLINE void TYPED(relu_mask)(int64_t count, const ELEMENT *saved, const ELEMENT *by_y, ELEMENT *by_x)
+{
+    for (int64_t i = 0; i < count; ++i) {
+        const ELEMENT taken = by_y[i];
+        by_x[i] = LOAD(saved[i]) <= 0.0f ? 0 : taken;
+    }
+}
+
 CPU_CLONES static void TYPED(activation_gradient)(uint32_t kind, float slope, uint32_t add, int64_t count,
                                                   const void *saved, const void *by_y, void *by_x)
 {
+    if (kind == MMEBM_RELU && !add) {
+        TYPED(relu_mask)(count, saved, by_y, by_x);
+        return;
+    }
     switch (kind) {
     case MMEBM_RELU: TYPED(slope_loop)(MMEBM_RELU, slope, add, count, saved, by_y, by_x); break;
     case MMEBM_LEAKY_RELU: TYPED(slope_loop)(MMEBM_LEAKY_RELU, slope, add, count, saved, by_y, by_x); break;
@@ -108,12 +121,16 @@ CPU_INLINE void TYPED(pool_pixel)(const cpu_window *w, int64_t channels, const E
     }
 }
 
-/* The 2 x 2 window, written out so that the loop over channels becomes vector code. */
-CPU_INLINE void TYPED(pool_quad)(int64_t width, int64_t channels, const ELEMENT *x, ELEMENT *y)
+/* 2 x 2 windows side by side, which is what networks use: written out so that the loop over channels becomes vector
+ * code. */
+CPU_INLINE void TYPED(pool_quads)(const mmebm_layer *layer, int64_t rows, const ELEMENT *x, ELEMENT *y)
 {
-    const ELEMENT *below = x + width * channels;
-    for (int64_t c = 0; c < channels; ++c)
-        y[c] = STORE((LOAD(x[c]) + LOAD(x[channels + c]) + LOAD(below[c]) + LOAD(below[channels + c])) * 0.25f);
+    const int64_t channels = layer->shape[2], line = 2 * layer->shape[1] * channels;
+    for (int64_t v = 0; v < rows * layer->shape[0]; ++v, x += line)
+        for (int64_t u = 0; u < layer->shape[1]; ++u, x += 2 * channels, y += channels)
+            for (int64_t c = 0; c < channels; ++c)
+                y[c] = STORE((LOAD(x[c]) + LOAD(x[channels + c]) + LOAD(x[line + c]) + LOAD(x[line + channels + c])) *
+                             0.25f);
 }
 
 CPU_CLONES static void TYPED(avg_pool)(const mmebm_layer *layer, const mmebm_layer *from, int64_t rows,
@@ -121,15 +138,14 @@ CPU_CLONES static void TYPED(avg_pool)(const mmebm_layer *layer, const mmebm_lay
 {
     const int64_t channels = layer->shape[2];
     const float factor = 1.0f / (float)(layer->kernel[0] * layer->kernel[1]);
-    const int quad = layer->kernel[0] == 2 && layer->kernel[1] == 2;
+    if (is_quads(layer, from)) {
+        TYPED(pool_quads)(layer, rows, x, y);
+        return;
+    }
     for (int64_t r = 0; r < rows; ++r, x += from->count) {
         for (int64_t pixel = 0; pixel < layer->shape[0] * layer->shape[1]; ++pixel, y += channels) {
             const cpu_window w = window_of(layer, from, pixel);
-            const int whole = w.last[0] - w.first[0] == 2 && w.last[1] - w.first[1] == 2;
-            if (quad && whole)
-                TYPED(pool_quad)(w.width, channels, x + (w.first[0] * w.width + w.first[1]) * channels, y);
-            else
-                TYPED(pool_pixel)(&w, channels, x, factor, y);
+            TYPED(pool_pixel)(&w, channels, x, factor, y);
         }
     }
 }
@@ -146,9 +162,15 @@ CPU_INLINE void TYPED(spread_pixel)(uint32_t add, const cpu_window *w, int64_t c
     }
 }
 
-CPU_INLINE void TYPED(spread_single)(uint32_t add, int64_t channels, const ELEMENT *by_y, float factor, ELEMENT *by_x)
+CPU_INLINE void TYPED(spread_quads)(uint32_t add, const mmebm_layer *layer, int64_t rows, const ELEMENT *by_y,
+                                    ELEMENT *by_x)
 {
-    for (int64_t c = 0; c < channels; ++c) TYPED(put)(add, &by_x[c], LOAD(by_y[c]) * factor);
+    const int64_t channels = layer->shape[2], line = layer->shape[1] * channels;
+    for (int64_t v = 0; v < 2 * rows * layer->shape[0]; ++v)
+        for (int64_t u = 0; u < 2 * layer->shape[1]; ++u, by_x += channels) {
+            const ELEMENT *source = by_y + v / 2 * line + u / 2 * channels;
+            for (int64_t c = 0; c < channels; ++c) TYPED(put)(add, &by_x[c], LOAD(source[c]) * 0.25f);
+        }
 }
 
 CPU_CLONES static void TYPED(avg_pool_gradient)(uint32_t add, const mmebm_layer *layer, const mmebm_layer *from,
@@ -156,16 +178,17 @@ CPU_CLONES static void TYPED(avg_pool_gradient)(uint32_t add, const mmebm_layer 
 {
     const int64_t channels = layer->shape[2];
     const float factor = 1.0f / (float)(layer->kernel[0] * layer->kernel[1]);
+    if (is_quads(layer, from)) {
+        if (add)
+            TYPED(spread_quads)(1, layer, rows, by_y, by_x);
+        else
+            TYPED(spread_quads)(0, layer, rows, by_y, by_x);
+        return;
+    }
     for (int64_t r = 0; r < rows; ++r, by_y += layer->count) {
         for (int64_t pixel = 0; pixel < from->shape[0] * from->shape[1]; ++pixel, by_x += channels) {
             const cpu_window w = reverse_window_of(layer, from, pixel);
-            const ELEMENT *single = by_y + (w.first[0] * w.width + w.first[1]) * channels;
-            if (w.last[0] - w.first[0] != 1 || w.last[1] - w.first[1] != 1)
-                TYPED(spread_pixel)(add, &w, channels, by_y, factor, by_x);
-            else if (add)
-                TYPED(spread_single)(1, channels, single, factor, by_x);
-            else
-                TYPED(spread_single)(0, channels, single, factor, by_x);
+            TYPED(spread_pixel)(add, &w, channels, by_y, factor, by_x);
         }
     }
 }
