@@ -96,6 +96,45 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
     return mmebm__cuda_launched(device, "sum of tensors");
 }
 
+/* ---- images side by side: a thread for each pixel */
+
+static __global__ void side_by_side_kernel(const __grid_constant__ cuda_side_by_side call, int split)
+{
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(pixel, call.packed.height *call.packed.width)
+    {
+        const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
+        const int64_t packed = pixel_at(call.packed, row, y, x);
+        int32_t channel = 0;
+        for (int32_t k = 0; k < call.count; ++k) {
+            const cuda_tensor &part = call.parts[k];
+            const int64_t at = pixel_at(part, row, y, x);
+            for (int32_t c = 0; c < part.channels; ++c, ++channel) {
+                if (!part.data) continue;
+                if (split)
+                    store_value(part, at + c, load_value(call.packed, packed + channel));
+                else
+                    store_value(call.packed, packed + channel, load_value(part, at + c));
+            }
+        }
+        for (; !split && channel < call.packed.channels; ++channel) store_value(call.packed, packed + channel, 0.0f);
+    }
+}
+
+mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call)
+{
+    const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
+    side_by_side_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call, 0);
+    return mmebm__cuda_launched(device, "gathering of images");
+}
+
+mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call)
+{
+    const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
+    side_by_side_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call, 1);
+    return mmebm__cuda_launched(device, "splitting of images");
+}
+
 /* ---- reading an operand element by element */
 
 static __device__ __forceinline__ float read(const cuda_operand &operand, int64_t row, const element &place)
@@ -314,25 +353,40 @@ static mmebm_status pool_backward(const mmebm_device *device, const cuda_layer_c
     return mmebm__cuda_launched(device, "gradient of avg_pool");
 }
 
-static __global__ void global_pool_kernel(const __grid_constant__ cuda_layer_call call)
+enum { POOL_SLICES = 16 /* of the pixels, added in order */ };
+
+template <int V> static __global__ void global_pool_kernel(const __grid_constant__ cuda_layer_call call)
 {
+    __shared__ float sums[POOL_SLICES][16 * V];
     const cuda_tensor &x = call.x.tensor;
-    const int32_t area = x.height * x.width;
+    const int32_t area = x.height * x.width, c = (int32_t)(blockIdx.x * 16 + threadIdx.x) * V;
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(c, x.channels)
     {
-        float sum = 0.0f;
-        for (int32_t pixel = 0; pixel < area; ++pixel) {
+        float sum[V] = {};
+        for (int32_t pixel = (int32_t)threadIdx.y; pixel < area && c < x.channels; pixel += POOL_SLICES) {
             const element place = {pixel / x.width, pixel % x.width, c};
-            sum += read(call.x, row, place);
+            add_operand<V>(call.x, row, place, sum);
         }
-        store_value(call.y, element_at(call.y, row, element_of(call.y, c)), sum / (float)area);
+        for (int k = 0; k < V; ++k) sums[threadIdx.y][threadIdx.x * V + k] = sum[k];
+        __syncthreads();
+        for (int k = 0; k < V && threadIdx.y == 0 && c < x.channels; ++k) {
+            float total = 0.0f;
+            for (int slice = 0; slice < POOL_SLICES; ++slice) total += sums[slice][threadIdx.x * V + k];
+            store_value(call.y, element_at(call.y, row, element_of(call.y, c + k)), total / (float)area);
+        }
+        __syncthreads();
     }
 }
 
 static mmebm_status global_pool_forward(const mmebm_device *device, const cuda_layer_call *call)
 {
-    global_pool_kernel<<<row_grid(call->x.tensor.channels, call->rows), CUDA_BLOCK, 0, device->stream>>>(*call);
+    const int wide = tensor_is_wide(&call->x.tensor);
+    dim3 grid = row_grid(1, call->rows);
+    grid.x = (unsigned)((call->x.tensor.channels / (wide ? (int)LANES : 1) + 15) / 16);
+    if (wide)
+        global_pool_kernel<LANES><<<grid, dim3(16, POOL_SLICES), 0, device->stream>>>(*call);
+    else
+        global_pool_kernel<1><<<grid, dim3(16, POOL_SLICES), 0, device->stream>>>(*call);
     return mmebm__cuda_launched(device, "global_avg_pool");
 }
 

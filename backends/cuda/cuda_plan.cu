@@ -165,6 +165,47 @@ static void note_readers(mmebm_plan *plan)
     }
 }
 
+/* ---- merged convolutions */
+
+enum { MOST_MERGED_CHANNELS = 64 /* of all sources; beyond, the zeros between them cost too much */ };
+
+/* A convolution of an input, equal to `first` in all that decides its geometry, that writes into a concatenation. */
+static int may_merge(const mmebm_plan *plan, int32_t part, int32_t first)
+{
+    const mmebm_layer *layers = plan->graph->layers, *a = &layers[part], *b = &layers[first];
+    if (a->kind != MMEBM_LAYER_CONV2D || !plan->nodes[part].placed || plan->nodes[part].tail != part) return 0;
+    if (b->kind != MMEBM_LAYER_CONV2D || (a->bias < 0) != (b->bias < 0)) return 0;
+    const mmebm_layer *from = mmebm__layer_input(plan->graph, a, 0), *other = mmebm__layer_input(plan->graph, b, 0);
+    if (from->kind != MMEBM_LAYER_INPUT || from->shape[0] != other->shape[0] || from->shape[1] != other->shape[1]) return 0;
+    for (int axis = 0; axis < 2; ++axis)
+        if (a->kernel[axis] != b->kernel[axis] || a->stride[axis] != b->stride[axis] || a->padding[axis] != b->padding[axis])
+            return 0;
+    return 1;
+}
+
+static void merge_parts(mmebm_plan *plan, int32_t l)
+{
+    const mmebm_graph *graph = plan->graph;
+    const uint32_t count = graph->layers[l].edge_count;
+    cuda_node *node = &plan->nodes[l];
+    int32_t channels = 0;
+    if (plan->type != TYPE_BF16 || count < 2 || count > MAX_PARTS_SIDE_BY_SIDE) return;
+    for (uint32_t k = 0; k < count; ++k) {
+        const int32_t part = layer_input(graph, l, k);
+        if (!may_merge(plan, part, layer_input(graph, l, 0))) return;
+        for (uint32_t j = 0; j < k; ++j) /* two gradients cannot be split into one place */
+            if (layer_input(graph, layer_input(graph, l, j), 0) == layer_input(graph, part, 0)) return;
+        channels += plan->nodes[part].in_channels;
+    }
+    if (channels > MOST_MERGED_CHANNELS) return;
+    for (uint32_t k = 0; k < count; ++k) plan->nodes[layer_input(graph, l, k)].merged = 1;
+    node->merged = 1;
+    node->forward = plan->nodes[layer_input(graph, l, 0)].forward;
+    node->backward = plan->nodes[layer_input(graph, l, 0)].backward;
+    node->in_channels = channels;
+    node->out_channels = layer_shape(&graph->layers[l], 1).channels;
+}
+
 /* ---- types and geometry */
 
 /* Inputs, outputs, single numbers and what losses read stay f32. */
@@ -327,14 +368,37 @@ static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int wi
     cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
 }
 
+static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
+{
+    cuda_node *node = &plan->nodes[l];
+    const int32_t taps = node->forward.kernel[0] * node->forward.kernel[1];
+    cuda_tensor shape = {};
+    shape.height = node->forward.in[0];
+    shape.width = node->forward.in[1];
+    shape.channels = shape.stride = padded_to_lanes(node->in_channels);
+    cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
+    node->packed_forward = cut(cutter, mmebm__cuda_packed_size_bf16(taps, node->in_channels, node->out_channels));
+    node->merged_bias = NULL;
+    if (merged_part(plan->graph, l, 0)->bias >= 0)
+        node->merged_bias = static_cast<float *>(cut(cutter, (size_t)node->out_channels * sizeof(float)));
+    if (!plan->wanted[l]) return;
+    node->packed_backward = cut(cutter, mmebm__cuda_packed_size_bf16(taps, node->out_channels, node->in_channels));
+    cut_tensor(cutter, plan, shape, TYPE_F32, &node->merged_gradient);
+}
+
 /* Scratch that products share: partial sums of gradients, and an aligned copy of one gradient. */
 static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, int weight_gradient)
 {
     const mmebm_graph *graph = plan->graph;
     size_t partials = 0, copy = 0;
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
-        if (!is_product(&graph->layers[l])) continue;
         const cuda_node *node = &plan->nodes[l];
+        if (node->merged && graph->layers[l].kind == MMEBM_LAYER_CONCAT) {
+            const size_t numbers = (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
+                                   (size_t)padded_to_lanes(node->out_channels);
+            copy = numbers > copy ? numbers : copy;
+        }
+        if (!is_product(&graph->layers[l])) continue;
         const int64_t small = (int64_t)(node->forward.direction > 0 ? node->forward : node->backward).out[0] *
                               (node->forward.direction > 0 ? node->forward : node->backward).out[1];
         const int64_t count = (int64_t)graph->tensors[graph->layers[l].weight].count;
@@ -363,6 +427,7 @@ static size_t lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memor
         if (plan->nodes[l].done) continue;
         cut_values(plan, &cutter, (int32_t)l, plan->wanted[l]);
         if (layer->kind == MMEBM_LAYER_CONCAT) place_parts(plan, (int32_t)l);
+        if (layer->kind == MMEBM_LAYER_CONCAT && plan->nodes[l].merged) cut_merged(plan, &cutter, (int32_t)l);
         if (plan->wanted[l]) cut_by_input(plan, &cutter, (int32_t)l);
     }
     if (spec->weight_gradient || spec->input_gradients) cut_scratch(plan, &cutter, spec->weight_gradient);
@@ -445,6 +510,8 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
     choose_placed(made);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (is_product(&made->graph->layers[l])) set_geometry(made, (int32_t)l);
+    for (uint32_t l = 0; l < made->graph->layer_count; ++l)
+        if (made->graph->layers[l].kind == MMEBM_LAYER_CONCAT) merge_parts(made, (int32_t)l);
     const mmebm_status status = open_memory(made, spec);
     if (status != MMEBM_OK) {
         mmebm__cuda_plan_destroy(made);
@@ -474,26 +541,68 @@ size_t mmebm__cuda_plan_size(const mmebm_plan *plan)
 
 /* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way, and
  * for a transposed one, the source's. */
-static mmebm_status pack_product(const mmebm_plan *plan, int32_t l)
+static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, void *forward, void *backward)
+{
+    mmebm_status (*const pack)(const mmebm_device *, const cuda_pack *) =
+        plan->type == TYPE_BF16 ? mmebm__cuda_pack_bf16 : mmebm__cuda_pack_f32;
+    call->packed = forward;
+    CUDA_TRY(pack(plan->device, call));
+    if (!backward) return MMEBM_OK;
+    cuda_pack other = *call;
+    other.packed = backward;
+    other.source_channels = call->out_channels;
+    other.out_channels = call->source_channels;
+    other.source_first = call->out_first;
+    other.out_first = call->source_first;
+    other.result_first = !call->result_first;
+    other.all_out_channels = call->all_source_channels;
+    return pack(plan->device, &other);
+}
+
+static cuda_pack pack_call(const mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
     const cuda_node *node = &plan->nodes[l];
-    mmebm_status (*const pack)(const mmebm_device *, const cuda_pack *) =
-        plan->type == TYPE_BF16 ? mmebm__cuda_pack_bf16 : mmebm__cuda_pack_f32;
-    cuda_pack call;
+    cuda_pack call = {};
     call.weights = plan->weights + plan->graph->tensors[layer->weight].offset;
     call.taps = node->forward.kernel[0] * node->forward.kernel[1];
-    call.packed = node->packed_forward;
-    call.source_channels = node->in_channels;
-    call.out_channels = node->out_channels;
+    call.source_channels = call.all_source_channels = node->in_channels;
+    call.out_channels = call.all_out_channels = node->out_channels;
     call.result_first = layer->kind != MMEBM_LAYER_CONV_TRANSPOSE2D;
-    CUDA_TRY(pack(plan->device, &call));
-    if (!node->packed_backward) return MMEBM_OK;
-    call.packed = node->packed_backward;
-    call.source_channels = node->out_channels;
-    call.out_channels = node->in_channels;
-    call.result_first = !call.result_first;
-    return pack(plan->device, &call);
+    return call;
+}
+
+static mmebm_status pack_merged(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_graph *graph = plan->graph;
+    const cuda_node *node = &plan->nodes[l];
+    int32_t source_first = 0, out_first = 0;
+    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+        const mmebm_layer *layer = merged_part(graph, l, k);
+        cuda_pack call = pack_call(plan, layer_input(graph, l, k));
+        call.source_first = source_first;
+        call.out_first = out_first;
+        call.all_source_channels = node->in_channels;
+        call.all_out_channels = node->out_channels;
+        CUDA_TRY(pack_both(plan, &call, node->packed_forward, node->packed_backward));
+        if (node->merged_bias)
+            CUDA_TRY(mmebm__cuda_copy(plan->device, node->merged_bias + out_first,
+                                      plan->weights + graph->tensors[layer->bias].offset,
+                                      (size_t)call.out_channels * sizeof(float)));
+        source_first += call.source_channels;
+        out_first += call.out_channels;
+    }
+    return MMEBM_OK;
+}
+
+static mmebm_status pack_layer(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    const cuda_node *node = &plan->nodes[l];
+    if (node->merged) return layer->kind == MMEBM_LAYER_CONCAT ? pack_merged(plan, l) : MMEBM_OK;
+    if (!is_product(layer)) return MMEBM_OK;
+    cuda_pack call = pack_call(plan, l);
+    return pack_both(plan, &call, node->packed_forward, node->packed_backward);
 }
 
 mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weights)
@@ -503,6 +612,6 @@ mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weight
     if (!graph->weight_count) return MMEBM_OK;
     CUDA_TRY(mmebm__cuda_copy(plan->device, plan->weights, weights, graph->weight_count * sizeof(float)));
     for (uint32_t l = 0; l < graph->layer_count; ++l)
-        if (is_product(&graph->layers[l])) CUDA_TRY(pack_product(plan, (int32_t)l));
+        CUDA_TRY(pack_layer(plan, (int32_t)l));
     return MMEBM_OK;
 }

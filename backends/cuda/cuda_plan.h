@@ -36,6 +36,11 @@ struct cuda_node {
     /* of other layers: gradients by their inputs on their way to them */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */
+    /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node then
+     * has a product's fields too. */
+    int32_t merged;        /* also of its parts: they do not run on their own */
+    float *merged_bias;    /* device, out_channels; NULL without */
+    cuda_tensor merged_gradient; /* by all inputs side by side, f32 */
 };
 
 /* Gradient of a base's values collected so far in a run. */
@@ -96,6 +101,12 @@ static inline cuda_tensor layer_shape(const mmebm_layer *layer, int32_t shrink)
     shape.width = layer->rank == 3 ? shape.width / shrink : 1;
     shape.stride = shape.channels;
     return shape;
+}
+
+/* Part k of a merged concatenation: its convolution. */
+static inline const mmebm_layer *merged_part(const mmebm_graph *graph, int32_t l, uint32_t k)
+{
+    return &graph->layers[layer_input(graph, l, k)];
 }
 
 static inline int32_t padded_to_lanes(int32_t channels)

@@ -143,8 +143,47 @@ static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
     return run_product(pass, &product);
 }
 
+/* Inputs of merged convolutions, or the memory for their gradients. */
+static cuda_side_by_side merged_images(const cuda_pass *pass, int32_t l, int gradients)
+{
+    cuda_side_by_side images = {};
+    images.rows = pass->run->rows;
+    images.packed = gradients ? pass->plan->nodes[l].merged_gradient : pass->plan->nodes[l].packed_source;
+    images.count = (int32_t)pass->graph->layers[l].edge_count;
+    for (int32_t k = 0; k < images.count; ++k)
+        images.parts[k] =
+            values_of(pass, layer_input(pass->graph, layer_input(pass->graph, l, (uint32_t)k), 0), 1.0f).tensor;
+    return images;
+}
+
+static cuda_product merged_product(const cuda_pass *pass, int32_t l, int backward)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    cuda_product product = {};
+    product.geometry = backward ? node->backward : node->forward;
+    product.source = node->packed_source;
+    product.shrink = 1;
+    product.weights = backward ? node->packed_backward : node->packed_forward;
+    product.out_channels = backward ? node->in_channels : node->out_channels;
+    product.rows = pass->run->rows;
+    product.epilogue.bias = backward ? NULL : node->merged_bias;
+    product.epilogue.source_scale = product.epilogue.scale = 1.0f;
+    product.epilogue.window = product.epilogue.residual.shrink = 1;
+    product.epilogue.raw = backward ? node->merged_gradient : node->raw;
+    return product;
+}
+
+static mmebm_status merged_forward(const cuda_pass *pass, int32_t l)
+{
+    const cuda_side_by_side images = merged_images(pass, l, 0);
+    CUDA_TRY(mmebm__cuda_gather_parts(pass->device, &images));
+    const cuda_product product = merged_product(pass, l, 0);
+    return run_product(pass, &product);
+}
+
 static mmebm_status concat_forward(const cuda_pass *pass, int32_t l)
 {
+    if (pass->plan->nodes[l].merged) return merged_forward(pass, l);
     cuda_tensor part = pass->plan->nodes[l].raw;
     const size_t size = part.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
     for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
@@ -181,8 +220,9 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     const mmebm_layer *layer = &pass->graph->layers[l];
     const cuda_node *node = &pass->plan->nodes[l];
     if (node->product >= 0) return product_forward(pass, node->product);
+    const int halving = is_halving_pool(layer, mmebm__layer_input(pass->graph, layer, 0));
     const cuda_layer_pass forward = mmebm__cuda_forward(layer->kind);
-    if (forward) {
+    if (forward && !halving) {
         const cuda_layer_call call = layer_call(pass, l);
         return forward(pass->device, &call);
     }
@@ -190,6 +230,10 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     const int add = layer->kind == MMEBM_LAYER_ADD;
     cuda_operand a = values_of(pass, layer_input(pass->graph, l, 0), add ? layer->alpha : 1.0f);
     if (layer->kind == MMEBM_LAYER_UPSAMPLE) a.shrink = (int32_t)layer->factor;
+    if (halving) {
+        a.window = 2;
+        a.scale = 0.25f;
+    }
     cuda_tensor out = node->raw;
     if (layer->kind == MMEBM_LAYER_RESHAPE) {
         a.tensor.height = a.tensor.width = out.height = out.width = 1;
@@ -204,7 +248,8 @@ static mmebm_status forward(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
     for (uint32_t l = 0; l < graph->layer_count; ++l)
-        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && !pass->plan->nodes[l].done)
+        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && !pass->plan->nodes[l].done &&
+            !(is_product(&graph->layers[l]) && pass->plan->nodes[l].merged))
             CUDA_TRY(layer_forward(pass, (int32_t)l));
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
@@ -308,7 +353,8 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
 
 /* ---- backward */
 
-/* A product's own gradient where its kernels can read it: as it lies, or as a copy. */
+/* A product's own gradient where its kernels can read it: as it lies, or as a copy. l: the product, or a concatenation of
+ * merged ones. */
 static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_operand *gradient)
 {
     const mmebm_plan *plan = pass->plan;
@@ -336,6 +382,10 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
 {
     const mmebm_layer *layer = &pass->graph->layers[l];
     const cuda_node *node = &pass->plan->nodes[l];
+    if (node->merged) { /* the forward pass copied all sources side by side instead */
+        const cuda_operand own = source_of(pass, l);
+        CUDA_TRY(combine(pass, &node->packed_source, &own, NULL));
+    }
     const cuda_operand source = readable_source(pass, l);
     const int transposed = layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D;
     cuda_weight_gradient call = {};
@@ -413,11 +463,43 @@ static mmebm_status product_backward(const cuda_pass *pass, int32_t l, cuda_oper
     if (!pass->plan->wanted[l]) return MMEBM_OK;
     CUDA_TRY(readable_gradient(pass, l, &gradient));
     if (pass->run->weight_gradient) CUDA_TRY(product_weight_gradients(pass, l, &gradient));
-    return pass->plan->wanted[from] ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
+    return pass->plan->wanted[from] && !node->merged ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
+}
+
+/* The gradient by all inputs of merged convolutions at once; one that something else reads too gets its sum as usual. */
+static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
+{
+    const mmebm_graph *graph = pass->graph;
+    cuda_side_by_side images = merged_images(pass, l, 1);
+    cuda_operand share = {pass->plan->nodes[l].merged_gradient, 1, 1, 1.0f};
+    int any = 0;
+    for (int32_t k = 0; k < images.count; ++k)
+        any |= pass->plan->wanted[layer_input(graph, layer_input(graph, l, (uint32_t)k), 0)];
+    if (!any) return MMEBM_OK;
+    CUDA_TRY(readable_gradient(pass, l, &gradient));
+    cuda_product product = merged_product(pass, l, 1);
+    product.source = gradient.tensor;
+    product.shrink = gradient.shrink;
+    product.epilogue.source_scale = gradient.scale;
+    CUDA_TRY(run_product(pass, &product));
+    for (int32_t k = 0; k < images.count; ++k) {
+        const int32_t input = layer_input(graph, layer_input(graph, l, (uint32_t)k), 0);
+        share.tensor.channels = images.parts[k].channels;
+        images.parts[k].data = NULL;
+        if (pass->plan->wanted[input] && !pass->plan->collected[input].set) {
+            images.parts[k] = gradient_memory(pass, input);
+            mark_settled(pass, input);
+        } else {
+            CUDA_TRY(contribute(pass, input, share));
+        }
+        share.tensor.data = static_cast<float *>(share.tensor.data) + share.tensor.channels;
+    }
+    return mmebm__cuda_split_parts(pass->device, &images);
 }
 
 static mmebm_status concat_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
 {
+    if (pass->plan->nodes[l].merged) CUDA_TRY(merged_backward(pass, l, gradient));
     const size_t size = gradient.tensor.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
     for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
         const int32_t from = layer_input(pass->graph, l, k);

@@ -38,6 +38,18 @@ struct cuda_combine {
 };
 mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call);
 
+/* Images of few channels each, side by side: pixel p of packed holds those of parts[0], parts[1], ... and zeros. split
+ * goes back; parts whose data is NULL are left out. Parts are f32. */
+enum { MAX_PARTS_SIDE_BY_SIDE = 16 };
+struct cuda_side_by_side {
+    cuda_tensor packed; /* gather: bf16; split: f32 */
+    int64_t rows;
+    int32_t count;
+    cuda_tensor parts[MAX_PARTS_SIDE_BY_SIDE];
+};
+mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call);
+mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call);
+
 /* ---- products with gathered pixels: convolutions, their input gradients, linear layers.
  * Result pixel (i, j) meets, at tap (a, b), source pixel ((i mul + offset + direction a) / div, ...) if that is whole and
  * inside:   convolution       mul = stride, offset = -padding, direction = 1
@@ -85,6 +97,8 @@ struct cuda_pack {
     void *packed;
     int32_t taps, source_channels, out_channels; /* of the tensor; the packed ones are padded */
     int32_t result_first;
+    /* bf16 only: the tensor's place among the packed channels; places that no tensor has stay zero */
+    int32_t source_first, out_first, all_source_channels, all_out_channels;
 };
 /* bytes */
 size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32_t out_channels);
