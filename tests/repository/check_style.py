@@ -5,7 +5,7 @@ import re
 
 import tree
 
-SOURCES = tree.files(".c", ".h", ".cpp")
+SOURCES = tree.files(".c", ".h", ".cpp", ".cu")
 LIBRARY = [path for path in SOURCES if path.startswith(("lib/", "backends/"))]
 LONGEST_FUNCTION = 150
 LONGEST_LINE = 120
@@ -52,7 +52,7 @@ def untidy_lines():
         for number, line in enumerate(tree.read(path).splitlines(), 1):
             if len(line) > LONGEST_LINE:
                 yield "%s:%d: %d columns" % (path, number, len(line))
-            if line != line.rstrip() or (path.endswith((".c", ".h")) and "\t" in line):
+            if line != line.rstrip() or (path in SOURCES and "\t" in line):
                 yield "%s:%d: trailing space or tab" % (path, number)
 
 
@@ -63,6 +63,31 @@ def repeated_names():
         if name in seen:
             yield "%s and %s" % (seen[name], path)
         seen[name] = path
+
+
+def included(path):
+    return re.findall(r'^#include "(?:.*/)?([^"/]+)"', tree.read(path), re.M)
+
+
+def crossed_boundary():
+    """A backend knows three headers of the library, the library none of a backend's (docs/architecture.md)."""
+    library = {path.rsplit("/", 1)[1] for path in LIBRARY if path.startswith("lib/") and path.endswith(".h")}
+    backend = {path.rsplit("/", 1)[1] for path in LIBRARY if path.startswith("backends/") and path.endswith(".h")}
+    for path in LIBRARY:
+        forbidden = backend if path.startswith("lib/") else library - {"backend_api.h", "graph.h", "philox.h"}
+        for name in included(path):
+            if name in forbidden:
+                yield "%s includes %s" % (path, name)
+
+
+def circular_includes():
+    headers = {path.rsplit("/", 1)[1]: included(path) for path in LIBRARY if path.endswith(".h")}
+
+    def reaches(start, name, seen):
+        return any(next_name == start or (next_name in headers and next_name not in seen and
+                                          reaches(start, next_name, seen | {next_name})) for next_name in headers[name])
+
+    return [name for name in headers if reaches(name, name, {name})]
 
 
 def unfinished():
@@ -80,6 +105,8 @@ def main():
     tree.report("library_never_prints_or_aborts", list(matches(FORBIDDEN, LIBRARY)))
     tree.report("library_allocates_through_hooks",
                 list(matches(ALLOCATORS, [path for path in LIBRARY if path != DEFAULT_HOOKS])))
+    tree.report("backends_keep_to_the_boundary", list(crossed_boundary()))
+    tree.report("includes_go_one_way", circular_includes())
     tree.report("file_names_are_unique", list(repeated_names()))
     tree.report("nothing_is_left_unfinished", list(unfinished()))
     tree.finish()
