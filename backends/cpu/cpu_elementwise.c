@@ -230,6 +230,18 @@ CPU_INLINE float sum_lanes(const float lane[LANES])
     return (float)sum;
 }
 
+CPU_CLONES void mmebm__cpu_dot(int64_t rows, int64_t width, const float *x, const float *w, float shift, float *y)
+{
+    for (int64_t r = 0; r < rows; ++r, x += width) {
+        float lane[LANES] = {0};
+        int64_t i = 0;
+        for (; i + LANES <= width; i += LANES)
+            for (int j = 0; j < LANES; ++j) lane[j] += x[i + j] * w[i + j];
+        for (int j = 0; i < width; ++i, ++j) lane[j] += x[i] * w[i];
+        y[r] = shift + sum_lanes(lane);
+    }
+}
+
 /* ---- softmax over the last axis */
 
 CPU_CLONES void mmebm__cpu_softmax(int64_t vectors, int64_t width, const float *x, float *y)

@@ -65,6 +65,8 @@ void mmebm__cpu_norm_gradient(uint32_t bf16, int64_t rows, int64_t pixels, int64
                               const void *by_y, const cpu_norm_sums *sums);
 
 /* ---- f32 only */
+/* y[r] = shift + <x_r, w> */
+void mmebm__cpu_dot(int64_t rows, int64_t width, const float *x, const float *w, float shift, float *y);
 void mmebm__cpu_softmax(int64_t vectors, int64_t width, const float *x, float *y);
 void mmebm__cpu_softmax_gradient(uint32_t add, int64_t vectors, int64_t width, const float *y, const float *by_y,
                                  float *by_x);

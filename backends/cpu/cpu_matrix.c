@@ -62,6 +62,10 @@ static cpu_product reverse_product(const cpu_op_spec *forward)
 static int make_op(cpu_dnnl *dnnl, cpu_product *product)
 {
     cpu_op_spec spec = product->spec;
+    if (spec.kind == CPU_LINEAR && spec.out_channels == 1 && !spec.bf16 && !spec.add && !spec.activation) {
+        product->method = CPU_SINGLE;
+        return 1;
+    }
     if (mmebm__cpu_winograd_suits(&product->spec)) {
         product->method = CPU_WINOGRAD;
         spec = mmebm__cpu_winograd_product(&product->spec, product->flipped);
@@ -148,6 +152,7 @@ static size_t target_floats(const cpu_op_spec *spec)
 
 static void product_sizes(cpu_product *product, cpu_scratch_size *size)
 {
+    if (product->method == CPU_SINGLE) product->weight_bytes = (size_t)product->spec.in_channels * sizeof(float);
     if (!product->op) return;
     product->weight_bytes = mmebm__op_weight_bytes(product->op);
     grow(&size->op, mmebm__op_scratch(product->op));
@@ -185,16 +190,17 @@ static void flip(const cpu_op_spec *spec, const float *plain, float *flipped)
 
 static int product_load(const cpu_product *product, uint32_t thread, const float *plain, const cpu_scratch *scratch)
 {
+    const cpu_op_spec *spec = &product->spec;
+    float *room = scratch->other;
+    if (product->method == CPU_SINGLE) memcpy(product->weights, plain, product->weight_bytes);
     if (!product->op) return 0;
     if (product->method == CPU_WINOGRAD)
-        return mmebm__cpu_winograd_load(&product->spec, product->op, product->flipped, thread, plain, product->weights,
-                                        scratch->other);
+        return mmebm__cpu_winograd_load(spec, product->op, product->flipped, thread, plain, product->weights, room);
     if (product->method == CPU_NARROW)
-        return mmebm__cpu_narrow_load(&product->spec, product->op, product->flipped, thread, plain, product->weights,
-                                      scratch->other);
+        return mmebm__cpu_narrow_load(spec, product->op, product->flipped, thread, plain, product->weights, room);
     if (!product->flipped) return mmebm__op_pack(product->op, thread, plain, product->weights);
-    flip(&product->spec, plain, scratch->other);
-    return mmebm__op_pack(product->op, thread, scratch->other, product->weights);
+    flip(spec, plain, room);
+    return mmebm__op_pack(product->op, thread, room, product->weights);
 }
 
 int mmebm__cpu_matrix_load(const cpu_matrix *matrix, uint32_t thread, const float *plain, const cpu_scratch *scratch)
@@ -209,14 +215,20 @@ int mmebm__cpu_matrix_load(const cpu_matrix *matrix, uint32_t thread, const floa
 static int product_run(const cpu_product *product, uint32_t thread, const void *source, float *bias, void *target,
                        const cpu_scratch *scratch)
 {
+    const cpu_op_spec *spec = &product->spec;
     const cpu_op_buffers buffers = {source, product->weights, bias, target, scratch->op};
-    if (product->method == CPU_WINOGRAD)
-        return mmebm__cpu_winograd_run(&product->spec, product->op, thread, source, product->weights, bias, target,
+    switch (product->method) {
+    case CPU_WINOGRAD:
+        return mmebm__cpu_winograd_run(spec, product->op, thread, source, product->weights, bias, target,
                                        scratch->other, scratch->op);
-    if (product->method == CPU_NARROW)
-        return mmebm__cpu_narrow_run(&product->spec, product->op, thread, source, product->weights, bias, target,
-                                     scratch->other, scratch->op);
-    return mmebm__op_run(product->op, thread, &buffers);
+    case CPU_NARROW:
+        return mmebm__cpu_narrow_run(spec, product->op, thread, source, product->weights, bias, target, scratch->other,
+                                     scratch->op);
+    case CPU_SINGLE:
+        mmebm__cpu_dot(spec->rows, spec->in_channels, source, product->weights, spec->bias ? *bias : 0.0f, target);
+        return 0;
+    default: return mmebm__op_run(product->op, thread, &buffers);
+    }
 }
 
 int mmebm__cpu_matrix_forward(const cpu_matrix *matrix, uint32_t thread, const void *x, void *y,

@@ -9,8 +9,13 @@
 
 #include "cpu_dnnl.h"
 
-/* How a product is computed: by oneDNN as it stands, or around a smaller operation of oneDNN. */
-enum { CPU_DIRECT = 0, CPU_WINOGRAD = 1 /* cpu_winograd.h */, CPU_NARROW = 2 /* cpu_narrow.h */ };
+/* How a product is computed: by oneDNN as it stands, around a smaller operation of oneDNN, or without it. */
+enum {
+    CPU_DIRECT = 0,
+    CPU_WINOGRAD = 1, /* cpu_winograd.h */
+    CPU_NARROW = 2,   /* cpu_narrow.h */
+    CPU_SINGLE = 3    /* a linear layer to one number: dot products, for which oneDNN takes 100 us */
+};
 
 /* One multiplication by the weights: forward, or towards the input. */
 typedef struct cpu_product {
@@ -25,7 +30,7 @@ typedef struct cpu_product {
 typedef struct cpu_matrix {
     uint32_t bf16;                 /* of the weights and of what they multiply */
     uint32_t transposed_conv;
-    cpu_product forward, backward; /* op NULL: not wanted */
+    cpu_product forward, backward; /* weight_bytes 0: not wanted */
     cpu_op *weight_gradient;
     size_t weight_offset, weight_count, bias_offset, bias_count; /* in the graph's weight vector; count 0: no bias */
     float *bias;                   /* plan's copy */

@@ -3,7 +3,7 @@
  * Making, loading and destroying plans. oneDNN's operations are built by the workers, several at once, since each
  * takes milliseconds and must see one OpenMP thread.
  */
-#include "cpu_plan.h"
+#include "cpu_merge.h"
 
 #include <math.h>
 #include <string.h>
@@ -156,7 +156,7 @@ static mmebm_status take_weights(mmebm_plan *plan)
         cpu_matrix *matrix = &plan->matrices[m];
         cpu_product *products[2] = {&matrix->forward, &matrix->backward};
         for (int i = 0; i < 2; ++i) {
-            if (!products[i]->op) continue;
+            if (!products[i]->weight_bytes) continue;
             products[i]->weights = mmebm__cpu_plan_take(plan, products[i]->weight_bytes);
             if (!products[i]->weights) return no_memory(plan, "the packed weights");
         }
@@ -226,7 +226,8 @@ static mmebm_status make_plan(mmebm_device *device, const mmebm_plan_spec *spec,
     plan->keeps_f32 = keeps_f32;
     plan->chunk = chunk_rows(spec->graph);
     *again = 0;
-    mmebm_status status = mmebm__cpu_make_nodes(plan);
+    mmebm_status status = plan->bf16 ? mmebm__cpu_merge_graph(plan) : MMEBM_OK;
+    if (status == MMEBM_OK) status = mmebm__cpu_make_nodes(plan);
     if (status == MMEBM_OK) status = mmebm__cpu_place_values(plan);
     if (status == MMEBM_OK) status = make_matrices(plan);
     if (status == MMEBM_OK) status = build_matrices(plan, again);
@@ -294,7 +295,10 @@ static void load_node(void *argument, uint32_t thread, int64_t item)
     const cpu_scratch scratch = {base, base + plan->scratch.op};
     if (node->norm >= 0) load_norm(plan, node, job->weights);
     if (node->matrix < 0) return;
-    const int error = mmebm__cpu_matrix_load(&plan->matrices[node->matrix], thread, job->weights, &scratch);
+    const cpu_merge *merge = mmebm__cpu_merge_of(plan, node->layer);
+    if (merge) mmebm__cpu_merge_load(plan, merge, job->weights);
+    const int error = mmebm__cpu_matrix_load(&plan->matrices[node->matrix], thread,
+                                             merge ? merge->plain : job->weights, &scratch);
     if (error) __atomic_store_n(job->error, error, __ATOMIC_RELAXED);
 }
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "cpu_elementwise.h"
-#include "cpu_plan.h"
+#include "cpu_merge.h"
 
 typedef struct run_job {
     const mmebm_plan *plan;
@@ -358,9 +358,13 @@ static void collect_task(void *argument, uint32_t thread, int64_t item)
     if (matrix) {
         char *base = plan->workspaces[thread] + plan->value_bytes;
         const cpu_scratch scratch = {base, base + plan->scratch.op};
-        const int error = mmebm__cpu_matrix_add_gradient(matrix, thread, total, to, &scratch);
+        const cpu_merge *merge = mmebm__cpu_merge_of(plan, node->layer);
+        if (merge) mmebm__cpu_merge_clear(merge);
+        float *plain = merge ? merge->plain : to;
+        const int error = mmebm__cpu_matrix_add_gradient(matrix, thread, total, plain, &scratch);
         if (error) __atomic_store_n(&job->error, error, __ATOMIC_RELAXED);
-        mmebm__cpu_add_floats((int64_t)matrix->bias_count, total + weights, to + matrix->bias_offset);
+        mmebm__cpu_add_floats((int64_t)matrix->bias_count, total + weights, plain + matrix->bias_offset);
+        if (merge) mmebm__cpu_merge_add_gradient(plan, merge, to);
         return;
     }
     const mmebm_tensor *tensors = plan->spec.graph->tensors;
