@@ -17,7 +17,7 @@ typedef struct cpu_op cpu_op;
 typedef enum cpu_op_kind {
     CPU_CONV = 0,             /* source x, target y */
     CPU_CONV_DATA = 1,        /* gradient by x of that convolution: source dy, target dx */
-    CPU_CONV_WEIGHTS = 2,     /* gradient by its weights and bias: source x, target dy (both read), weights and bias written */
+    CPU_CONV_WEIGHTS = 2,     /* gradient by its weights and bias, written; source x and target dy are read */
     CPU_LINEAR = 3,           /* [rows, in_channels] -> [rows, out_channels] */
     CPU_LINEAR_WEIGHTS = 4,
     CPU_MATMUL = 5            /* batch of [rows, in_channels] x [in_channels, out_channels], row-major f32 */
@@ -66,8 +66,8 @@ void mmebm__op_destroy(cpu_op *op);             /* NULL is fine */
 size_t mmebm__op_scratch(const cpu_op *op);
 size_t mmebm__op_weight_bytes(const cpu_op *op); /* packed */
 
-/* Plain f32 weights ([out, kh, kw, in] or [out, in]) to packed ones; for _WEIGHTS kinds packed gradient to plain. 0 or oneDNN's
- * status. */
+/* Plain f32 weights ([out, kh, kw, in] or [out, in]) to packed ones; for _WEIGHTS kinds packed gradient to plain. 0 or
+ * oneDNN's status. */
 int mmebm__op_pack(const cpu_op *op, uint32_t thread, const void *from, void *to);
 int mmebm__op_run(const cpu_op *op, uint32_t thread, const cpu_op_buffers *buffers);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every layer that is no matrix product, on `rows` rows of channels-last data: forward and backward. Values are f32 or, where
- * `bf16` is set, bf16 with arithmetic in f32. Backward functions write the gradient of an input or, with `add`, add
- * to it. Called by cpu_run.c from a worker.
+ * Every layer that is no matrix product, on `rows` rows of channels-last data: forward and backward. Values are f32
+ * or, where `bf16` is set, bf16 with arithmetic in f32. Backward functions write the gradient of an input or, with
+ * `add`, add to it. Called by cpu_run.c from a worker.
  */
 #ifndef MMEBM_CPU_ELEMENTWISE_H
 #define MMEBM_CPU_ELEMENTWISE_H
@@ -16,8 +16,8 @@ void mmebm__cpu_add_floats(int64_t count, const float *from, float *to);
 
 /* kind MMEBM_RELU .. MMEBM_SIGMOID; to may be from. */
 void mmebm__cpu_activation(uint32_t bf16, uint32_t kind, float slope, int64_t count, const void *x, void *y);
-/* saved: the result y for RELU, LEAKY_RELU, TANH, SIGMOID (its sign or value gives the slope), else the input x. by_x may
- * be by_y. */
+/* saved: the result y for RELU, LEAKY_RELU, TANH, SIGMOID (its sign or value gives the slope), else the input x. by_x
+ * may be by_y. */
 void mmebm__cpu_activation_gradient(uint32_t bf16, uint32_t kind, float slope, uint32_t add, int64_t count,
                                     const void *saved, const void *by_y, void *by_x);
 uint32_t mmebm__cpu_activation_saves_input(uint32_t kind);
@@ -55,8 +55,8 @@ void mmebm__cpu_scale_shift(uint32_t bf16, int64_t pixels, int64_t channels, con
                             const void *x, void *y);
 void mmebm__cpu_scale_shift_gradient(uint32_t bf16, uint32_t add, int64_t pixels, int64_t channels, const float *scale,
                                      const void *by_y, void *by_x);
-/* Adds to each of four [channels] arrays: by_gain += sum by_y (x - mean) inverse, by_shift += sum by_y, and the sums over
- * rows of the row's channel means of x and of (x - mean)^2. */
+/* Adds to each of four [channels] arrays: by_gain += sum by_y (x - mean) inverse, by_shift += sum by_y, and the sums
+ * over rows of the row's channel means of x and of (x - mean)^2. */
 typedef struct cpu_norm_sums {
     const float *mean, *inverse; /* running mean; 1 / sqrt(variance + epsilon) */
     float *by_gain, *by_shift, *row_means, *row_variances;

@@ -178,8 +178,8 @@ size_t mmebm__cpu_matrix_gradient_floats(const cpu_matrix *matrix)
 
 /* ---- weights */
 
-/* [out, kh, kw, in] -> [in, kh', kw', out], both kernel axes reversed. spec is the flipped product's: its `out` is the plain
- * kernel's `in`. */
+/* [out, kh, kw, in] -> [in, kh', kw', out], both kernel axes reversed. spec is the flipped product's: its `out` is the
+ * plain kernel's `in`. */
 static void flip(const cpu_op_spec *spec, const float *plain, float *flipped)
 {
     const int64_t in = spec->out_channels, out = spec->in_channels, taps = spec->kernel[0] * spec->kernel[1];

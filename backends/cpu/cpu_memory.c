@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where values and gradients lie in a thread's workspace. Node i runs forward at time i and backward at time 2 N - i (N =
- * number of nodes; outputs and seeds are handled at N). Buffers whose times do not meet may share memory: largest
+ * Where values and gradients lie in a thread's workspace. Node i runs forward at time i and backward at time 2 N - i
+ * (N = number of nodes; outputs and seeds are handled at N). Buffers whose times do not meet may share memory: largest
  * first, each at the lowest place that is free for all of its time.
  */
 #include "cpu_plan.h"

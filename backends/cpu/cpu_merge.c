@@ -149,7 +149,8 @@ static void for_each_run(const mmebm_plan *plan, const cpu_merge *merge, float *
         const mmebm_layer *part = &graph->layers[plan->merge_parts[merge->first_part + (int32_t)k]];
         const int64_t part_in = mmebm__layer_input(graph, part, 0)->shape[2], out = part->shape[2];
         float *from = weights + graph->tensors[part->weight].offset;
-        for (int64_t i = 0; i < out * taps; ++i, row += in, from += part_in) move(row + first_in, from, (size_t)part_in);
+        for (int64_t i = 0; i < out * taps; ++i, row += in, from += part_in)
+            move(row + first_in, from, (size_t)part_in);
         if (part->bias >= 0) move(bias, weights + graph->tensors[part->bias].offset, (size_t)out);
         bias += out;
         first_in += part_in;

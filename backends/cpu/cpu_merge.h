@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A graph rewritten for bf16: convolutions of several small inputs whose results are concatenated (the energy's stem) become
- * one convolution of the concatenated inputs, with zeros where an output does not see an input. The zeros cost less
- * than the small convolutions' idle matrix units.
+ * A graph rewritten for bf16: convolutions of several small inputs whose results are concatenated (the energy's stem)
+ * become one convolution of the concatenated inputs, with zeros where an output does not see an input. The zeros cost
+ * less than the small convolutions' idle matrix units.
  */
 #ifndef MMEBM_CPU_MERGE_H
 #define MMEBM_CPU_MERGE_H

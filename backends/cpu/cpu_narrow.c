@@ -35,7 +35,8 @@ cpu_op_spec mmebm__cpu_narrow_product(const cpu_op_spec *conv)
 size_t mmebm__cpu_narrow_scratch(const cpu_op_spec *conv)
 {
     const size_t columns = (size_t)(taps_of(conv) * conv->out_channels);
-    const size_t run = (size_t)(conv->in[0] * conv->in[1]) * columns + WIDEST, load = columns * (size_t)conv->in_channels;
+    const size_t pixels = (size_t)(conv->in[0] * conv->in[1]), load = columns * (size_t)conv->in_channels;
+    const size_t run = pixels * columns + WIDEST * (size_t)(conv->out[1] + 1);
     return (run > load ? run : load) * sizeof(float);
 }
 
@@ -51,18 +52,20 @@ int mmebm__cpu_narrow_load(const cpu_op_spec *conv, const cpu_op *product, uint3
     return mmebm__op_pack(product, thread, scratch, packed);
 }
 
-/* The sum of one result's taps, channels in the first lanes. */
-CPU_INLINE void sum_taps(const cpu_op_spec *conv, const float *products, int64_t y, int64_t x, four *sum)
+/* Sums of the taps of one line of results: tap by tap, so that no result asks where the map ends. */
+CPU_INLINE void sum_line(const cpu_op_spec *conv, const float *products, const four *start, int64_t y, four *sums)
 {
-    const int64_t out = conv->out_channels, columns = taps_of(conv) * out;
+    const int64_t out = conv->out_channels, columns = taps_of(conv) * out, width = conv->in[1];
+    for (int64_t x = 0; x < conv->out[1]; ++x) sums[x] = *start;
     for (int64_t v = 0; v < conv->kernel[0]; ++v) {
         const int64_t from_y = y + v - conv->padding[0];
         if (from_y < 0 || from_y >= conv->in[0]) continue;
         for (int64_t u = 0; u < conv->kernel[1]; ++u) {
-            const int64_t from_x = x + u - conv->padding[1];
-            if (from_x < 0 || from_x >= conv->in[1]) continue;
-            *sum += *(const four *)(products + (from_y * conv->in[1] + from_x) * columns +
-                                    (v * conv->kernel[1] + u) * out);
+            const int64_t shift = u - conv->padding[1];
+            const int64_t first = shift < 0 ? -shift : 0;
+            const int64_t end = conv->out[1] + shift > width ? width - shift : conv->out[1];
+            const float *from = products + (from_y * width + shift) * columns + (v * conv->kernel[1] + u) * out;
+            for (int64_t x = first; x < end; ++x) sums[x] += *(const four *)(from + x * columns);
         }
     }
 }
@@ -72,27 +75,33 @@ CPU_INLINE float activated(const cpu_op_spec *conv, float value)
     return conv->activation && value <= 0.0f ? conv->slope * value : value;
 }
 
-CPU_CLONES static void gather(const cpu_op_spec *conv, const float *products, const float *bias, void *target,
-                              int64_t first)
+CPU_INLINE void write_f32(const cpu_op_spec *conv, const four *sums, float *to)
 {
-    const int64_t out = conv->out_channels;
+    for (int64_t x = 0; x < conv->out[1]; ++x)
+        for (int64_t o = 0; o < conv->out_channels; ++o, ++to)
+            *to = activated(conv, conv->add ? *to + sums[x][o] : sums[x][o]);
+}
+
+CPU_INLINE void write_bf16(const cpu_op_spec *conv, const four *sums, uint16_t *to)
+{
+    for (int64_t x = 0; x < conv->out[1]; ++x)
+        for (int64_t o = 0; o < conv->out_channels; ++o, ++to)
+            *to = cpu_store_bf16(activated(conv, conv->add ? cpu_load_bf16(*to) + sums[x][o] : sums[x][o]));
+}
+
+/* One image; sums has room for a line of it. */
+CPU_CLONES static void gather(const cpu_op_spec *conv, const float *products, const float *bias, four *sums,
+                              void *target, int64_t first)
+{
+    const int64_t line = conv->out[1] * conv->out_channels;
+    four start = {0.0f};
+    for (int64_t o = 0; conv->bias && o < conv->out_channels; ++o) start[o] = bias[o];
     for (int64_t y = 0; y < conv->out[0]; ++y) {
-        for (int64_t x = 0; x < conv->out[1]; ++x) {
-            const int64_t at = first + (y * conv->out[1] + x) * out;
-            four sum = {0.0f};
-            for (int64_t o = 0; conv->bias && o < out; ++o) sum[o] = bias[o];
-            sum_taps(conv, products, y, x, &sum);
-            for (int64_t o = 0; o < out; ++o) {
-                float *plain = (float *)target + at + o;
-                uint16_t *half = (uint16_t *)target + at + o;
-                const float old = !conv->add ? 0.0f : conv->target_bf16 ? cpu_load_bf16(*half) : *plain;
-                const float value = activated(conv, conv->add ? old + sum[o] : sum[o]);
-                if (conv->target_bf16)
-                    *half = cpu_store_bf16(value);
-                else
-                    *plain = value;
-            }
-        }
+        sum_line(conv, products, &start, y, sums);
+        if (conv->target_bf16)
+            write_bf16(conv, sums, (uint16_t *)target + first + y * line);
+        else
+            write_f32(conv, sums, (float *)target + first + y * line);
     }
 }
 
@@ -101,12 +110,13 @@ int mmebm__cpu_narrow_run(const cpu_op_spec *conv, const cpu_op *product, uint32
 {
     const int64_t pixels = conv->in[0] * conv->in[1], results = conv->out[0] * conv->out[1] * conv->out_channels;
     const size_t image = (size_t)(pixels * conv->in_channels) * (conv->bf16 ? sizeof(uint16_t) : sizeof(float));
-    memset(scratch + pixels * taps_of(conv) * conv->out_channels, 0, WIDEST * sizeof(float));
+    float *zeros = scratch + pixels * taps_of(conv) * conv->out_channels;
+    memset(zeros, 0, WIDEST * sizeof(float));
     for (int64_t r = 0; r < conv->rows; ++r) {
         const cpu_op_buffers buffers = {(const char *)source + (size_t)r * image, packed, NULL, scratch, op_scratch};
         const int error = mmebm__op_run(product, thread, &buffers);
         if (error) return error;
-        gather(conv, scratch, bias, target, r * results);
+        gather(conv, scratch, bias, (four *)(zeros + WIDEST), target, r * results);
     }
     return 0;
 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From the graph's layers to the plan's nodes: dead layers go, a reshape is its input under another name, a relu behind a
- * matrix product that nothing else reads becomes part of it, and conversions are put between f32 and bf16 values.
+ * From the graph's layers to the plan's nodes: dead layers go, a reshape is its input under another name, a relu
+ * behind a matrix product that nothing else reads becomes part of it, and conversions are put between f32 and bf16
+ * values.
  *
- * Element types of a bf16 plan: inputs, losses, softmax, the global mean and what is computed from it alone, and results that
- * only those or the outputs read are f32; so are layers for which oneDNN has no bf16 operation; all else is bf16.
+ * Element types of a bf16 plan: inputs, losses, softmax, the global mean and what is computed from it alone, and
+ * results that only those or the outputs read are f32; so are layers for which oneDNN has no bf16 operation; all else
+ * is bf16.
  */
 #include "cpu_plan.h"
 

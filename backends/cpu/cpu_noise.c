@@ -87,8 +87,8 @@ CPU_INLINE float drift_of(drift_rule rule, float gradient)
 static drift_rule rule_of(const mmebm_langevin_step *step)
 {
     const float l = step->scales[0];
-    const drift_rule rule = {0.5f * l * l * step->drift_factor, step->drift_clamp > 0.0f ? step->drift_clamp : INFINITY};
-    return rule;
+    const float bound = step->drift_clamp > 0.0f ? step->drift_clamp : INFINITY;
+    return (drift_rule){0.5f * l * l * step->drift_factor, bound};
 }
 
 /* The factor that brings the clamped drift of a row within drift_norm_clip. */

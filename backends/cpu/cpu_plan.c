@@ -274,7 +274,8 @@ static void load_norm(const mmebm_plan *plan, const cpu_node *node, const float 
 {
     const cpu_norm *norm = &plan->norms[node->norm];
     const mmebm_tensor *tensors = plan->spec.graph->tensors;
-    const float *gain = weights + tensors[node->layer->weight].offset, *shift = weights + tensors[node->layer->bias].offset;
+    const float *gain = weights + tensors[node->layer->weight].offset;
+    const float *shift = weights + tensors[node->layer->bias].offset;
     const float *mean = weights + tensors[node->layer->mean].offset;
     const float *variance = weights + tensors[node->layer->variance].offset;
     for (int64_t c = 0; c < norm->channels; ++c) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * plan_run: every chunk forward and, if a gradient is wanted, backward. Chunks without weight gradient are one item
- * each. With it the chunks are cut into group_count runs of neighbours; an item is one such group, summed in order of the
- * chunks; groups are then added in order: the bits depend on the number of rows alone.
+ * each. With it the chunks are cut into group_count runs of neighbours; an item is one such group, summed in order of
+ * the chunks; groups are then added in order: the bits depend on the number of rows alone.
  */
 #include <string.h>
 
@@ -207,7 +207,8 @@ static void norm_backward(chunk_run *c, const cpu_node *node, const cpu_node *fr
         if (!c->add_sums) memset(to, 0, 4 * (size_t)channels * sizeof *to);
         const cpu_norm_sums sums = {norm->data + 2 * channels, norm->data + 3 * channels, to, to + channels,
                                     to + 2 * channels, to + 3 * channels};
-        mmebm__cpu_norm_gradient(node->bf16, c->valid, pixels, channels, value_of(c, from), gradient_of(c, node), &sums);
+        mmebm__cpu_norm_gradient(node->bf16, c->valid, pixels, channels, value_of(c, from), gradient_of(c, node),
+                                 &sums);
     }
     if (needed(c, from))
         mmebm__cpu_scale_shift_gradient(node->bf16, add, c->plan->chunk * pixels, channels, norm->data,
@@ -221,7 +222,8 @@ static void matrix_backward(chunk_run *c, const cpu_node *node, const cpu_node *
     const int64_t all = c->plan->chunk * node->count;
     void *by_y = gradient_of(c, node);
     if (node->activation)
-        mmebm__cpu_activation_gradient(node->bf16, node->activation, node->slope, 0, all, value_of(c, node), by_y, by_y);
+        mmebm__cpu_activation_gradient(node->bf16, node->activation, node->slope, 0, all, value_of(c, node), by_y,
+                                       by_y);
     if (node->bf16 != matrix->bf16) {
         mmebm__cpu_convert(matrix->bf16, 0, all, by_y, c->converted);
         by_y = c->converted;

@@ -63,7 +63,8 @@ CPU_INLINE float cpu_exp(float x)
     p = p * (r * r) + r + 1.0f;
     const int32_t exponent = (int32_t)(cpu_to_bits(shifted) - 0x4b400000u);
     const int32_t half = exponent >> 1;
-    const float a = cpu_from_bits((uint32_t)(half + 127) << 23), b = cpu_from_bits((uint32_t)(exponent - half + 127) << 23);
+    const float a = cpu_from_bits((uint32_t)(half + 127) << 23);
+    const float b = cpu_from_bits((uint32_t)(exponent - half + 127) << 23);
     return p * a * b;
 }
 

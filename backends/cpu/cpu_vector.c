@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Elementwise operations, sums and Adam over flat arrays, cut into pieces of a fixed length. As in the reference backend
- * values are worked out in double and rounded once: these loops wait for memory, not for arithmetic. A factor 0 means
- * that its operand is not read.
+ * Elementwise operations, sums and Adam over flat arrays, cut into pieces of a fixed length. As in the reference
+ * backend values are worked out in double and rounded once: these loops wait for memory, not for arithmetic. A factor
+ * 0 means that its operand is not read.
  */
 #include "cpu_vector.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See cpu_winograd.h. Transforms work on 16 channels of one tile at a time; where a count of channels is no multiple of
- * 16 the last 16 overlap those before. The points of interpolation are 0, +-sqrt(1/2), +-sqrt(2) and infinity: with them no
- * coefficient is above 3, where the usual 0, +-1, +-2 has 8, and errors are half as large. Blocks of tiles keep transformed inputs and products in the L2 cache.
+ * See cpu_winograd.h. Transforms work on 16 channels of one tile at a time; where a count of channels is no multiple
+ * of 16 the last 16 overlap those before. The points of interpolation are 0, +-sqrt(1/2), +-sqrt(2) and infinity: with
+ * them no coefficient is above 3, where the usual 0, +-1, +-2 has 8, and errors are half as large. Blocks of tiles
+ * keep transformed inputs and products in the L2 cache.
  */
 #include "cpu_winograd.h"
 
@@ -148,13 +149,15 @@ static void find_pixels(const cpu_op_spec *conv, const tiling *t, int64_t *pixel
 {
     for (int64_t tile = 0; tile < t->down * t->across; ++tile)
         for (int64_t point = 0; point < POINTS; ++point) {
-            const int64_t v = tile / t->across * TILE - 1 + point / SPAN, u = tile % t->across * TILE - 1 + point % SPAN;
+            const int64_t v = tile / t->across * TILE - 1 + point / SPAN;
+            const int64_t u = tile % t->across * TILE - 1 + point % SPAN;
             const int inside = v >= 0 && v < conv->in[0] && u >= 0 && u < conv->in[1];
             *pixels++ = inside ? (v * conv->in[1] + u) * conv->in_channels : OUTSIDE;
         }
 }
 
-/* Tiles first .. first + block - 1 to v [36, block, in]. Past the last tile v keeps what it held: those products are not read. */
+/* Tiles first .. first + block - 1 to v [36, block, in]. Past the last tile v keeps what it held: those products are
+ * not read. */
 CPU_CLONES static void transform_inputs(const cpu_op_spec *conv, const tiling *t, int64_t first, const float *source,
                                         const int64_t *places, const float *zeros, float *v)
 {
@@ -193,7 +196,8 @@ CPU_INLINE void output_line(const lanes m[SPAN], lanes y[TILE])
     y[3] = 0.5f * near_odd + 2.0f * far_odd + m[5];
 }
 
-/* One result of 16 channels: + what is there, activation. `fresh` masks the lanes that no overlapping 16 wrote before. */
+/* One result of 16 channels: + what is there, activation. `fresh` masks the lanes that no overlapping 16 wrote before.
+ * */
 CPU_INLINE void finish(const cpu_op_spec *conv, const lanes *result, const lane_bits *fresh, float *target)
 {
     lanes value = *result;
@@ -215,7 +219,8 @@ CPU_CLONES static void transform_outputs(const cpu_op_spec *conv, const tiling *
     const int64_t height = conv->in[0], width = conv->in[1];
     for (int64_t i = 0; i < t->block && first + i < t->count; ++i) {
         const int64_t place = (first + i) % per_map, top = place / t->across * TILE, left = place % t->across * TILE;
-        const int64_t rows = height - top < TILE ? height - top : TILE, columns = width - left < TILE ? width - left : TILE;
+        const int64_t rows = height - top < TILE ? height - top : TILE;
+        const int64_t columns = width - left < TILE ? width - left : TILE;
         float *corner = target + (((first + i) / per_map * height + top) * width + left) * channels;
         for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
             const int64_t c = lane_start(c0, channels);

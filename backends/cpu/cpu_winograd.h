@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Winograd's F(4x4, 3x3): a 3x3 convolution of stride 1 and padding 1 in f32 with a quarter of the multiplications. The map is cut into
- * tiles of 4x4 results; each of the 36 numbers of a transformed tile is one matrix product over channels:
+ * Winograd's F(4x4, 3x3): a 3x3 convolution of stride 1 and padding 1 in f32 with a quarter of the multiplications.
+ * The map is cut into tiles of 4x4 results; each of the 36 numbers of a transformed tile is one matrix product over
+ * channels:
  *     Y = A' [ (G w G') * (B' x B) ] A                     (Lavin and Gray, CVPR 2016)
- * Rounding errors grow by about 10, still far below n eps of an n-term sum. bf16 has no room for that.
+ * Rounding errors are about twice those of adding up in f32, at most 0.05 n eps sum |x| |w| of the n terms (16
+ * channels; 0.004 at 128). bf16 has no room for that.
  */
 #ifndef MMEBM_CPU_WINOGRAD_H
 #define MMEBM_CPU_WINOGRAD_H
