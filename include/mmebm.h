@@ -146,7 +146,8 @@ MMEBM_API const char *mmebm_context_backend(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_device(const mmebm_context *context);
 
 /* Bytes that the context and everything made from it hold now, and the most they ever held. Either may be NULL. */
-MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use, uint64_t *peak);
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use,
+                                                          uint64_t *peak);
 
 enum { MMEBM_PRECISION_AUTO = 0, MMEBM_PRECISION_F32 = 1, MMEBM_PRECISION_BF16 = 2 };
 
@@ -635,8 +636,10 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_copy_average(const mmebm_trai
 
 /* Up to 64 KiB of the program's own that travel with the checkpoint, such as its place in the data. get: *size is
  * the room at data on entry and the stored size on return; data NULL asks for the size only. */
-MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_set_user_state(mmebm_trainer *trainer, const void *data, size_t size);
-MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_get_user_state(const mmebm_trainer *trainer, void *data, size_t *size);
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_set_user_state(mmebm_trainer *trainer, const void *data,
+                                                                 size_t size);
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_get_user_state(const mmebm_trainer *trainer, void *data,
+                                                                 size_t *size);
 
 /* Exact resume: N steps, save, load, M steps give the same bits as N + M steps on one backend. The file holds the
  * model, the options, all optimiser state and the user state; load makes the model too (destroy both). */

@@ -70,8 +70,8 @@ typedef struct mmebm_plan_run {
     const mmebm_plan_seed *seeds;   /* graph->output_count entries; NULL = forward only */
     float *const *input_gradients;  /* graph->input_count entries, written with the rows' gradients; NULL as above */
     float *weight_gradient;         /* graph->weight_count floats, added to; NULL = not wanted. The slots of running
-                                       statistics receive sums over rows of the row's channel mean of the layer's input and
-                                       of the channel mean of (input - running mean)^2 */
+                                       statistics receive sums over rows of the row's channel mean of the layer's input
+                                       and of the channel mean of (input - running mean)^2 */
 } mmebm_plan_run;
 
 /* ---- vector operations. Row r of a state of `rows` rows and `size` elements is state + r * size. */
@@ -99,8 +99,8 @@ typedef struct mmebm_langevin_step {
 } mmebm_langevin_step;
 
 /* Metropolis-adjusted Langevin for the target exp(-f E). propose: y <- z - l^2/2 f g + l xi.
- * accept: log a = f (E - E_y) + |xi|^2/2 - |z - y + l^2/2 f g_y|^2 / (2 l^2), xi recovered from y; where log(uniform) < log a
- * and E_y, g_y are finite: z, E, g <- y, E_y, g_y and accepted[row] += 1. */
+ * accept: log a = f (E - E_y) + |xi|^2/2 - |z - y + l^2/2 f g_y|^2 / (2 l^2), xi recovered from y; where
+ * log(uniform) < log a and E_y, g_y are finite: z, E, g <- y, E_y, g_y and accepted[row] += 1. */
 typedef struct mmebm_mala_step {
     int64_t rows, size;
     float *z, *y;
@@ -216,8 +216,8 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*mixture)(mmebm_device *device, const mmebm_mixture *mixture);
     mmebm_status (*expert_draw)(mmebm_device *device, const mmebm_expert_draw *draw);
     /* scale <- scale of an expert from its raw output (ruling C1) */
-    mmebm_status (*expert_scale)(mmebm_device *device, int64_t rows, int64_t size, const float *raw, uint32_t scale_kind,
-                                 float floor, float *scale);
+    mmebm_status (*expert_scale)(mmebm_device *device, int64_t rows, int64_t size, const float *raw,
+                                 uint32_t scale_kind, float floor, float *scale);
     /* out[r] = |a_r - b_r|^2; b NULL = 0 */
     mmebm_status (*row_distance)(mmebm_device *device, int64_t rows, int64_t size, const float *a, const float *b,
                                  float *out);

@@ -27,7 +27,8 @@ mmebm_status mmebm_trainer_diagnostic(const mmebm_trainer *trainer, const char *
     if (!trainer) return MMEBM_E_ARGUMENT;
     mmebm__clear_error(trainer->context);
     if (!name || !value)
-        return mmebm__fail(trainer->context, MMEBM_E_ARGUMENT, "trainer_diagnostic: %s is NULL", name ? "value" : "name");
+        return mmebm__fail(trainer->context, MMEBM_E_ARGUMENT, "trainer_diagnostic: %s is NULL",
+                           name ? "value" : "name");
     for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_COUNT; ++i) {
         if (strcmp(names[i], name) == 0) {
             *value = trainer->diagnostics[i];

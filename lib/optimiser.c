@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From gradients to weights for one network: spectral norm (ruling D10), gradient clipping, Adam (Eqns 10-12, ruling D9),
- * weight averages, running statistics of batch norm (ruling B12).
+ * From gradients to weights for one network: spectral norm (ruling D10), gradient clipping, Adam (Eqns 10-12, ruling
+ * D9), weight averages, running statistics of batch norm (ruling B12).
  *
  * The optimiser owns the master weights; the part of the model that plans read holds what is published of them: the
- * same, or each matrix divided by its largest singular value. All state lies in one block, so that a snapshot is one copy.
+ * same, or each matrix divided by its largest singular value. All state lies in one block, so that a snapshot is one
+ * copy.
  */
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_sampler: plans and device memory for work on one model. sampler.c makes and prepares it, sampler_evaluate.c holds
- * energy, score, encode and generate, sampler_chain.c the two chains, sampler_sample.c the draws made of them,
+ * mmebm_sampler: plans and device memory for work on one model. sampler.c makes and prepares it, sampler_evaluate.c
+ * holds energy, score, encode and generate, sampler_chain.c the two chains, sampler_sample.c the draws made of them,
  * sampler_api.c the calls that make a sampler for one use.
  *
  * Every call loops over parts of at most `capacity` tuples: upload, work on the device, download.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * langevin_x and langevin_z on a sampler's buffers, and what they record. Both are mmebm__chain_run (chain.c) on another
- * energy graph.
+ * langevin_x and langevin_z on a sampler's buffers, and what they record. Both are mmebm__chain_run (chain.c) on
+ * another energy graph.
  */
 #include <math.h>
 #include <stdio.h>
@@ -80,7 +80,8 @@ mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm
                            options->reduction);
     if (options->step_sizes || options->noise_scales || options->state_min != 0.0f || options->state_max != 0.0f)
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
-                           "%s: step_sizes, noise_scales, state_min and state_max are langevin_x's; wanted unset", what);
+                           "%s: step_sizes, noise_scales, state_min and state_max are langevin_x's; wanted unset",
+                           what);
     return mmebm__observed_set(sampler, what, options->observed, &options->observed);
 }
 
@@ -188,7 +189,7 @@ typedef struct recorder {
     int64_t experts, n, first, rows;
 } recorder;
 
-/* Copies device rows [experts * rows, size] into their places of frame `frame` of a [frames, experts * n, size] array. */
+/* Copies device rows [experts * rows, size] to their places in frame `frame` of a [frames, experts * n, size] array. */
 static mmebm_status store(const recorder *r, const float *device, int64_t size, float *data, int64_t frame)
 {
     const mmebm_context *context = r->sampler->context;
@@ -289,7 +290,8 @@ mmebm_status mmebm_sampler_langevin_x(mmebm_sampler *sampler, const mmebm_langev
     int64_t n = 0;
     MMEBM_TRY(mmebm__check_tuples(sampler, "langevin_x", x, sampler->all, &n));
     mmebm_chain_record record;
-    recorder r = {sampler, &options, &record, sampler->x, sampler->model->modality_count, sampler->modalities, 1, n, 0, 0};
+    recorder r = {sampler, &options, &record, sampler->x, sampler->model->modality_count, sampler->modalities,
+                  1,       n,        0,       0};
     if (given_record) {
         uint32_t rank[MMEBM_MAX_MODALITIES];
         int64_t shape[MMEBM_MAX_MODALITIES][MMEBM_MAX_RANK] = {{0}};
@@ -379,5 +381,6 @@ mmebm_status mmebm_sampler_langevin_z(mmebm_sampler *sampler, const mmebm_langev
         MMEBM_TRY(move_latents(&r, z, 0));
         if (given_record) MMEBM_TRY(record_end(&r, &sampler->z_start, &displacement, &acceptance));
     }
-    return given_record ? finish_record(sampler, given_record, &record, displacement, acceptance, n * experts) : MMEBM_OK;
+    if (!given_record) return MMEBM_OK;
+    return finish_record(sampler, given_record, &record, displacement, acceptance, n * experts);
 }

@@ -86,7 +86,8 @@ mmebm_status mmebm_sampler_score(mmebm_sampler *sampler, const mmebm_view *x, fl
     if (!sampler) return MMEBM_E_ARGUMENT;
     mmebm__clear_error(sampler->context);
     if (!(temperature > 0.0f) || temperature > 3e38f)
-        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "score: temperature is %g, wanted a finite number above 0",
+        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
+                           "score: temperature is %g, wanted a finite number above 0",
                            (double)temperature);
     int64_t n = 0;
     MMEBM_TRY(mmebm__check_tuples(sampler, "score", x, sampler->all, &n));

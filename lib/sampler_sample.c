@@ -24,7 +24,8 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
                            options->start);
     const uint64_t observed = options->observed;
     if (!with_given && (observed || options->langevin_z))
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: observed and langevin_z are set, wanted them unset here", what);
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: observed and langevin_z are set, wanted them unset here",
+                           what);
     if (with_given && (observed == 0 || observed & ~sampler->all || observed == sampler->all))
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,

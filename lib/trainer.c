@@ -74,7 +74,8 @@ static mmebm_status draw_revised(mmebm_trainer *t)
     for (uint32_t i = 0; i < chain.input_count; ++i) {
         const int64_t size = t->model->modality_count[i];
         MMEBM_TRY(ops->copy(device, t->revised[i], t->generated[i], (size_t)(batch * size) * sizeof(float)));
-        chain.inputs[i] = (mmebm_chain_input){t->revised[i], batch, size, t->gradient_x[i], t->scales, MMEBM_STREAM_X + i};
+        chain.inputs[i] =
+            (mmebm_chain_input){t->revised[i], batch, size, t->gradient_x[i], t->scales, MMEBM_STREAM_X + i};
     }
     const mmebm_chain_rule rule = rule_of(&t->options.langevin_x, 1);
     MMEBM_TRY(mmebm__chain_run(&chain, &rule, batch, batch, NULL, NULL));
@@ -256,7 +257,8 @@ static mmebm_status inference_gradient(mmebm_trainer *t)
                           MMEBM_DIAGNOSTIC_LOG_Q_REVISED);
 }
 
-/* Adds the gradient of (sign mean U + p mean U^2) / T over x to the energy's: row r's share is (sign + 2 p U_r) / (B T). */
+/* Adds the gradient of (sign mean U + p mean U^2) / T over x to the energy's: row r's share is
+ * (sign + 2 p U_r) / (B T). */
 static mmebm_status energy_term(mmebm_trainer *t, buffer_list x, float sign, uint32_t mean, uint32_t square)
 {
     const mmebm_backend_ops *ops = t->context->ops;
@@ -287,8 +289,8 @@ static mmebm_status energy_gradient(mmebm_trainer *t)
         const int64_t size = t->model->modality_count[i];
         const mmebm_noise noise = {t->key, batch, MMEBM_STREAM_DATA + i, 0};
         MMEBM_TRY(ops->copy(t->context->device, t->positive[i], t->data[i], (size_t)(batch * size) * sizeof(float)));
-        MMEBM_TRY(ops->noise(t->context->device, batch, size, t->positive[i], MMEBM_GAUSSIAN, t->options.data_noise, 1.0f,
-                             &noise));
+        MMEBM_TRY(ops->noise(t->context->device, batch, size, t->positive[i], MMEBM_GAUSSIAN, t->options.data_noise,
+                             1.0f, &noise));
     }
     MMEBM_TRY(energy_term(t, t->positive, 1.0f, MMEBM_DIAGNOSTIC_ENERGY_DATA, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA));
     return energy_term(t, t->revised, -1.0f, MMEBM_DIAGNOSTIC_ENERGY_REVISED, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED);
@@ -296,7 +298,8 @@ static mmebm_status energy_gradient(mmebm_trainer *t)
 
 /* ---- the step */
 
-/* Everything that happens on the device; the device memory that it reads was uploaded before, so that a backend may record it. */
+/* Everything that happens on the device; the device memory that it reads was uploaded before, so that a backend may
+ * record it. */
 static mmebm_status device_step(mmebm_trainer *t)
 {
     MMEBM_TRY(draw_prior(t));
@@ -409,8 +412,8 @@ static mmebm_status upload_batch(mmebm_trainer *t, const mmebm_view *x)
         const float *values = view->data;
         for (int64_t k = 0; k < batch * t->model->modality_count[i]; ++k) {
             if (!isfinite(values[k]))
-                return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "%s holds %g at element %lld, wanted finite data", what,
-                                   (double)values[k], (long long)k);
+                return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "%s holds %g at element %lld, wanted finite data",
+                                   what, (double)values[k], (long long)k);
         }
     }
     for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)

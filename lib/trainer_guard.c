@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The divergence guard (docs/training.md): two snapshots of all optimiser state are kept. The newer is a candidate, the older
- * has been followed by guard_interval good steps and so is proven. A bad step brings the proven one back, lowers the rates
- * and draws other noise.
+ * The divergence guard (docs/training.md): two snapshots of all optimiser state are kept. The newer is a candidate, the
+ * older has been followed by guard_interval good steps and so is proven. A bad step brings the proven one back, lowers
+ * the rates and draws other noise.
  */
 #include <math.h>
 
@@ -76,7 +76,8 @@ static mmebm_status roll_back(mmebm_trainer *t, int bad)
     ++t->counters.tries;
     t->diagnostics[MMEBM_DIAGNOSTIC_ROLLBACKS] = (double)t->counters.rollbacks;
     t->diagnostics[MMEBM_DIAGNOSTIC_RATE_FACTOR] = t->counters.rate_factor;
-    mmebm__log(t->context, MMEBM_LOG_WARNING, "trainer: step %llu diverged (%s = %g); back to step %llu, rates times %g",
+    mmebm__log(t->context, MMEBM_LOG_WARNING,
+               "trainer: step %llu diverged (%s = %g); back to step %llu, rates times %g",
                (unsigned long long)bad_step, mmebm_trainer_diagnostic_name((uint32_t)bad), value,
                (unsigned long long)t->counters.step, t->counters.rate_factor);
     if (t->counters.tries <= t->options.guard_tries) return MMEBM_OK;

@@ -2,8 +2,8 @@
  *
  * The presets of mmebm_trainer_options and the check of every field.
  *
- * "default" is what trains: docs/training.md says which failure each setting ends. "listing1" is Listing 1 as printed, with the
- * rulings' repairs; "listing1-sn" adds spectral norm on the energy (ruling D10).
+ * "default" is what trains: docs/training.md says which failure each setting ends. "listing1" is Listing 1 as printed,
+ * with the rulings' repairs; "listing1-sn" adds spectral norm on the energy (ruling D10).
  */
 #include <math.h>
 #include <string.h>
@@ -100,8 +100,8 @@ static mmebm_status check_chain(mmebm_context *context, const char *name, const 
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: %s.method is %u, wanted MMEBM_ULA%s", name,
                            chain->method, mala_is_fine ? " or MMEBM_MALA" : "");
     if (chain->reduction != MMEBM_REDUCE_SUM && chain->reduction != MMEBM_REDUCE_MEAN)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: %s.reduction is %u, wanted MMEBM_REDUCE_*", name,
-                           chain->reduction);
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: %s.reduction is %u, wanted MMEBM_REDUCE_*",
+                           name, chain->reduction);
     if (chain->n_steps > 1u << 20)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: %s.n_steps is %u, wanted at most %u", name,
                            chain->n_steps, 1u << 20);
@@ -142,7 +142,8 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: precision is %u, wanted MMEBM_PRECISION_*",
                            o->precision);
     if (o->stratified > 1)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: stratified is %u, wanted 0 or 1", o->stratified);
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: stratified is %u, wanted 0 or 1",
+                           o->stratified);
     MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1));
     MMEBM_TRY(check_chain(context, "langevin_x", &o->langevin_x, 0));
     MMEBM_TRY(check_chain(context, "langevin_z", &o->langevin_z, 1));

@@ -197,7 +197,8 @@ mmebm_status mmebm_trainer_copy_average(const mmebm_trainer *t, mmebm_model *mod
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer_copy_average: the model belongs to another context");
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
         if (model->parts[p].graph.weight_count != t->optimisers[p].count)
-            return mmebm__fail(context, MMEBM_E_SHAPE, "trainer_copy_average: the model has %zu weights in part %u, wanted %zu",
+            return mmebm__fail(context, MMEBM_E_SHAPE,
+                               "trainer_copy_average: the model has %zu weights in part %u, wanted %zu",
                                model->parts[p].graph.weight_count, p, t->optimisers[p].count);
     }
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
@@ -252,7 +253,8 @@ uint32_t mmebm__trainer_arrays(const mmebm_trainer *t, mmebm_named_array list[MM
         }
     }
     float *const scales[3] = {t->scales, t->scales_snapshot[0], t->scales_snapshot[1]};
-    static const char *const scale_names[3] = {"trainer.scales", "trainer.scales_snapshot0", "trainer.scales_snapshot1"};
+    static const char *const scale_names[3] = {"trainer.scales", "trainer.scales_snapshot0",
+                                               "trainer.scales_snapshot1"};
     for (uint32_t s = 0; s < 3; ++s) {
         snprintf(list[n].name, sizeof list[n].name, "%s", scale_names[s]);
         list[n].device = scales[s];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The whole test framework. A test program is one file with TEST(...) functions and a main that RUNs them; each
- * prints one line, "PASS name", "FAIL name" or "SKIP name: why", which tests/run.sh counts. CHECK goes on after a failure so
- * that one run shows them all.
+ * prints one line, "PASS name", "FAIL name" or "SKIP name: why", which tests/run.sh counts. CHECK goes on after a
+ * failure so that one run shows them all.
  */
 #ifndef MMEBM_TEST_HARNESS_H
 #define MMEBM_TEST_HARNESS_H
