@@ -139,6 +139,17 @@ static __device__ __forceinline__ void multiply_group(float (&c)[8][4], const ui
                  : LEFT_AND_RIGHT);
 }
 
+static __device__ __forceinline__ void multiply_group(float (&c)[10][4], const uint32_t (&a)[4], uint64_t right)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+                 "%32,%33,%34,%35,%36,%37,%38,%39"
+                 "}, {%40,%41,%42,%43}, %44, 1, 1, 1, 0;\n"
+                 : EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9)
+                 : LEFT_AND_RIGHT);
+}
+
 static __device__ __forceinline__ void multiply_group(float (&c)[16][4], const uint32_t (&a)[4], uint64_t right)
 {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"

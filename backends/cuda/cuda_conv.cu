@@ -23,6 +23,7 @@ struct conv_plan {
     int32_t source_lines; /* of a source buffer: BM or those of a patch */
     int32_t source_buffers;
     int32_t wide;
+    int32_t parts, part_chunks; /* parts of a long sum, each of so many chunks */
 };
 
 static __device__ int32_t chunk_steps(int32_t channels, int32_t chunk)
@@ -86,7 +87,7 @@ template <int BM> static __host__ __device__ constexpr uint32_t head_bytes()
 
 /* A block is four warps; of every 64 pixels, warp w has 16 w .. 16 w + 15. */
 template <int BM, int BN, bool PATCH> struct conv_block {
-    static constexpr int MB = BM / 64, NT = BN / 8;
+    static constexpr int MB = BM / 64, NT = BN / 8, PITCH = BN + 4 /* floats of a line of the turned tile */;
     const conv_plan &plan;
     const cuda_product &product;
     const cuda_geometry &g;
@@ -193,47 +194,94 @@ template <int BM, int BN, bool PATCH> struct conv_block {
 #endif
     }
 
-    /* Each warp turns 16 pixels at a time around in shared memory, so that a thread gets LANES channels of a pixel. */
+    /* Each warp turns its sums around in shared memory, so that a thread gets LANES channels of a pixel. */
     __device__ __forceinline__ void store(const float (&sums)[MB][NT][4], float *shared_tiles) const
     {
-        constexpr int PITCH = BN + 4;
-        float *tile = shared_tiles + warp * 16 * PITCH;
-        const int32_t window = product.epilogue.window == 2 ? 4 : 1, lines = 16 / window;
+        float *tile = shared_tiles + warp * MB * 16 * PITCH;
 #pragma unroll
-        for (int i = 0; i < MB; ++i) {
+        for (int i = 0; i < MB; ++i)
 #pragma unroll
             for (int j = 0; j < NT; ++j) {
-                float *place = tile + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
+                float *place = tile + (i * 16 + lane / 4) * PITCH + j * 8 + lane % 4 * 2;
                 *reinterpret_cast<float2 *>(place) = make_float2(sums[i][j][0], sums[i][j][1]);
                 *reinterpret_cast<float2 *>(place + 8 * PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
             }
-            __syncwarp();
-            for (int32_t item = lane; item < lines * NT; item += 32) {
-                const int32_t r = item / NT, column = item % NT * LANES;
-                const int32_t m = m0 + i * 64 + warp * 16 + r * window, n = n0 + column;
-                if (m < plan.pixels && n < product.out_channels)
-                    store_lanes(tile + r * window * PITCH + column, PITCH, window, m / window, n);
+        __syncwarp();
+        if (plan.wide)
+            store_wide(tile);
+        else
+            store_narrow(tile);
+    }
+
+    /* First line in the tile of the warp's stored pixel r, and that pixel's number. */
+    __device__ __forceinline__ int32_t stored_pixel(int32_t r, int32_t shift, int32_t *line) const
+    {
+        *line = r << shift;
+        return (m0 + *line / 16 * 64 + warp * 16 + *line % 16) >> shift;
+    }
+
+    /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies of
+     * it for every part of the tile would not fit the instruction cache. */
+    __device__ __forceinline__ void store_wide(const float *tile) const
+    {
+        constexpr int ASKED = 4;
+        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (MB * 16 >> shift) * NT;
+#pragma unroll 1
+        for (int32_t first = lane; first < items; first += 32 * ASKED) {
+            epilogue_reads reads[ASKED];
+            int32_t line, q[ASKED];
+#pragma unroll
+            for (int u = 0; u < ASKED; ++u) {
+                const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
+                q[u] = stored_pixel(item / NT, shift, &line);
+                if (item >= items || q[u] << shift >= plan.pixels || n >= product.out_channels) q[u] = -1;
+                if (q[u] >= 0) ask(product, q[u], n, &reads[u]);
             }
-            __syncwarp();
+#pragma unroll
+            for (int u = 0; u < ASKED; ++u) {
+                const int32_t item = first + 32 * u;
+                if (q[u] < 0) continue;
+                stored_pixel(item / NT, shift, &line);
+                const float4 *from = reinterpret_cast<const float4 *>(tile + line * PITCH + item % NT * LANES);
+                float4 low = from[0], high = from[1];
+                for (int32_t w = 1; w < 1 << shift; ++w) {
+                    const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
+                    low.x += a.x, low.y += a.y, low.z += a.z, low.w += a.w;
+                    high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
+                }
+                float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+                finish<LANES>(product, q[u], n0 + item % NT * LANES, v, &reads[u]);
+            }
         }
     }
 
-    /* LANES channels of one pixel, or of the `window` pixels whose sum is stored. */
-    __device__ __forceinline__ void store_lanes(const float *from, int32_t pitch, int32_t window, int32_t q, int32_t n) const
+    __device__ __forceinline__ void store_narrow(const float *tile) const
     {
-        float v[LANES];
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) {
-            v[k] = from[k];
-            for (int32_t w = 1; w < window; ++w) v[k] += from[w * pitch + k];
+        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (MB * 16 >> shift) * BN;
+#pragma unroll 1
+        for (int32_t item = lane; item < items; item += 32) {
+            int32_t line;
+            const int32_t q = stored_pixel(item / BN, shift, &line), n = n0 + item % BN;
+            if (q << shift >= plan.pixels || n >= product.out_channels) continue;
+            float v = 0.0f;
+            for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + item % BN];
+            finish<1>(product, q, n, &v, NULL);
         }
-        if (plan.wide) {
-            finish<LANES>(product, q, n, v);
-            return;
-        }
+    }
+
+    /* Sums of one part of the chunks, as they are. */
+    __device__ __forceinline__ void store_part(const float (&sums)[MB][NT][4]) const
+    {
 #pragma unroll
-        for (int k = 0; k < LANES; ++k)
-            if (n + k < product.out_channels) finish<1>(product, q, n + k, v + k);
+        for (int i = 0; i < MB; ++i)
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int32_t m = m0 + i * 64 + warp * 16 + lane / 4 + k / 2 * 8;
+                float *out = product.partials + ((int64_t)blockIdx.z * plan.pixels + m) * plan.padded + n0 + lane % 4 * 2;
+                if (m >= plan.pixels) continue;
+#pragma unroll
+                for (int j = 0; j < NT; ++j) out[j * 8 + k % 2] = sums[i][j][k];
+            }
     }
 };
 
@@ -266,9 +314,10 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
 #pragma unroll
         for (int j = 0; j < block_type::NT; ++j) sums[i][j][0] = sums[i][j][1] = sums[i][j][2] = sums[i][j][3] = 0.0f;
 
-    const int32_t steps = plan.chunks * block.g.kernel[0] * block.g.kernel[1];
-    conv_step loading = {}, step = {};
-    for (; loading.number < STAGES - 1; next_step(block.g, &loading)) {
+    const int32_t taps = block.g.kernel[0] * block.g.kernel[1], first_chunk = (int32_t)blockIdx.z * plan.part_chunks;
+    const int32_t steps = min(first_chunk + plan.part_chunks, plan.chunks) * taps;
+    conv_step loading = {first_chunk * taps, first_chunk, 0, 0, 0}, step = loading;
+    for (int ahead = 0; ahead < STAGES - 1; ++ahead, next_step(block.g, &loading)) {
         if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
         commit_copies();
     }
@@ -282,7 +331,28 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
     }
     wait_copies<0>();
     __syncthreads();
-    block.store(sums, reinterpret_cast<float *>(shared));
+    if (plan.parts > 1)
+        block.store_part(sums);
+    else
+        block.store(sums, reinterpret_cast<float *>(shared));
+}
+
+/* Adds parts in order: a thread for LANES channels of a pixel. */
+static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan plan)
+{
+    const int32_t groups = plan.padded / LANES;
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const int32_t m = (int32_t)(i / groups), n = (int32_t)(i % groups) * LANES;
+    if (m >= plan.pixels || n >= plan.product.out_channels) return;
+    float v[LANES] = {};
+    for (int32_t part = 0; part < plan.parts; ++part)
+        for (int k = 0; k < LANES; ++k) v[k] += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n + k];
+    if (plan.wide) {
+        finish<LANES>(plan.product, m, n, v, NULL);
+        return;
+    }
+    for (int k = 0; k < LANES; ++k)
+        if (n + k < plan.product.out_channels) finish<1>(plan.product, m, n + k, v + k, NULL);
 }
 
 /* ---- launching */
@@ -307,15 +377,20 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
 {
     const size_t source = (size_t)plan->source_lines * plan->source_buffers * LINE_BYTES;
     const size_t bytes = head_bytes<BM>() + (size_t)STAGES * BN * LINE_BYTES + source;
-    const size_t turned = (size_t)THREADS / 32 * 16 * (BN + 4) * sizeof(float);
+    const size_t turned = (size_t)BM * (BN + 4) * sizeof(float);
     const size_t shared = bytes > turned ? bytes : turned;
     CUDA_TRY(mmebm__cuda_check(device,
                                cudaFuncSetAttribute(product_kernel<BM, BN, PATCH>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                                "shared memory of a convolution"));
-    const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN));
+    const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
+                    (unsigned)plan->parts);
     product_kernel<BM, BN, PATCH><<<grid, THREADS, shared, device->stream>>>(*plan);
-    return mmebm__cuda_launched(device, "convolution");
+    CUDA_TRY(mmebm__cuda_launched(device, "convolution"));
+    if (plan->parts == 1) return MMEBM_OK;
+    const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
+    finish_parts_kernel<<<(unsigned)((vectors + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(*plan);
+    return mmebm__cuda_launched(device, "sum of parts");
 }
 
 template <int BM, int BN> static mmebm_status launch(const mmebm_device *device, conv_plan *plan)
@@ -333,7 +408,30 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
 
 static int32_t padded_channels(int32_t channels)
 {
-    return channels <= 16 ? 16 : channels <= 32 ? 32 : channels <= 64 ? 64 : (channels + 127) / 128 * 128;
+    return channels <= 16   ? 16
+           : channels <= 32 ? 32
+           : channels <= 64 ? 64
+           : channels <= 80 ? 80 /* the inputs of the preset's energy side by side */
+                            : (channels + 127) / 128 * 128;
+}
+
+/* Sums over one tap and PARTED or more chunks are cut into parts of PART chunks, whatever the number of rows. */
+enum { PARTED = 32, PART = 16 };
+
+static int32_t parts_of(int32_t taps, int32_t chunks)
+{
+    return taps == 1 && chunks >= PARTED ? (chunks + PART - 1) / PART : 1;
+}
+
+static int32_t chunks_of(int32_t channels)
+{
+    return (channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
+}
+
+size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels)
+{
+    const int32_t parts = parts_of(taps, chunks_of(source_channels));
+    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(out_channels);
 }
 
 mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product)
@@ -342,10 +440,13 @@ mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_pro
     plan.product = *product;
     plan.pixels = (int32_t)(product->rows * product->geometry.out[0] * product->geometry.out[1]);
     plan.padded = padded_channels(product->out_channels);
-    plan.chunks = (product->source.channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
+    plan.chunks = chunks_of(product->source.channels);
+    plan.parts = parts_of(product->geometry.kernel[0] * product->geometry.kernel[1], plan.chunks);
+    plan.part_chunks = plan.parts == 1 ? plan.chunks : (int32_t)PART;
     plan.wide = epilogue_is_wide(product);
     if (plan.padded == 16) return launch<128, 16>(device, &plan);
     if (plan.padded == 32) return launch<128, 32>(device, &plan);
+    if (plan.padded == 80) return launch<128, 80>(device, &plan);
     const int64_t blocks = plan.padded == 64 ? plan.pixels / 256 : (int64_t)plan.pixels / 128 * (plan.padded / 128);
     if (blocks < device->processors) return launch<64, 64>(device, &plan); /* few pixels: smaller tiles fill the chip */
     return plan.padded == 64 ? launch<256, 64>(device, &plan) : launch<128, 128>(device, &plan);
@@ -361,8 +462,7 @@ int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink)
 
 size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32_t out_channels)
 {
-    const size_t chunks = (size_t)((source_channels + LINE_CHANNELS - 1) / LINE_CHANNELS);
-    return (size_t)padded_channels(out_channels) * (size_t)taps * chunks * LINE_BYTES;
+    return (size_t)padded_channels(out_channels) * (size_t)taps * (size_t)chunks_of(source_channels) * LINE_BYTES;
 }
 
 static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count)

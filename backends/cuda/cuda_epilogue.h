@@ -43,21 +43,44 @@ static __device__ __forceinline__ int64_t residual_at(const cuda_product &produc
     return pixel_at(end.residual.tensor, row, y / end.residual.shrink, x / end.residual.shrink);
 }
 
-/* Channels n .. n + V - 1 of stored pixel q. */
+/* What the epilogue reads for LANES channels of a pixel, if it is bf16: asked for before it is needed. */
+struct epilogue_reads {
+    uint4 mask, residual;
+};
+
+static __device__ __forceinline__ void ask(const cuda_product &product, int32_t q, int32_t n, epilogue_reads *reads)
+{
+    const cuda_epilogue &end = product.epilogue;
+    if (end.mask.data && end.mask.type == TYPE_BF16) reads->mask = load_words(end.mask, (int64_t)q * end.mask.stride + n);
+    if (end.residual.scale != 0.0f && end.residual.tensor.type == TYPE_BF16)
+        reads->residual = load_words(end.residual.tensor, residual_at(product, q) + n);
+}
+
 template <int V>
-static __device__ __forceinline__ void finish(const cuda_product &product, int32_t q, int32_t n, float *v)
+static __device__ __forceinline__ void get(const cuda_tensor &tensor, int64_t at, const uint4 *words, float *out)
+{
+    if (V == LANES && words && tensor.type == TYPE_BF16)
+        unpack_words(*words, out);
+    else
+        load_values<V>(tensor, at, out);
+}
+
+/* Channels n .. n + V - 1 of stored pixel q. reads: NULL or what `ask` got. */
+template <int V>
+static __device__ __forceinline__ void finish(const cuda_product &product, int32_t q, int32_t n, float *v,
+                                              const epilogue_reads *reads)
 {
     const cuda_epilogue &end = product.epilogue;
 #pragma unroll
     for (int k = 0; k < V; ++k) v[k] = end.source_scale * v[k] + (end.bias ? end.bias[n + k] : 0.0f);
-    float other[V];
+    float other[V > 1 ? V : LANES];
     if (end.mask.data) {
-        load_values<V>(end.mask, (int64_t)q * end.mask.stride + n, other);
+        get<V>(end.mask, (int64_t)q * end.mask.stride + n, reads ? &reads->mask : NULL, other);
 #pragma unroll
         for (int k = 0; k < V; ++k) v[k] = other[k] > 0.0f ? v[k] : end.mask_slope * v[k];
     }
     if (end.residual.scale != 0.0f) {
-        load_values<V>(end.residual.tensor, residual_at(product, q) + n, other);
+        get<V>(end.residual.tensor, residual_at(product, q) + n, reads ? &reads->residual : NULL, other);
 #pragma unroll
         for (int k = 0; k < V; ++k) v[k] = end.scale * v[k] + end.residual.scale * other[k];
     } else {

@@ -98,40 +98,51 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
 
 /* ---- images side by side: a thread for each pixel */
 
-static __global__ void side_by_side_kernel(const __grid_constant__ cuda_side_by_side call, int split)
+static __global__ void gather_parts_kernel(const __grid_constant__ cuda_side_by_side call)
 {
     FOR_EACH_ROW(row, call.rows)
     FOR_EACH_IN_ROW(pixel, call.packed.height *call.packed.width)
     {
         const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
-        const int64_t packed = pixel_at(call.packed, row, y, x);
-        int32_t channel = 0;
-        for (int32_t k = 0; k < call.count; ++k) {
-            const cuda_tensor &part = call.parts[k];
-            const int64_t at = pixel_at(part, row, y, x);
-            for (int32_t c = 0; c < part.channels; ++c, ++channel) {
-                if (!part.data) continue;
-                if (split)
-                    store_value(part, at + c, load_value(call.packed, packed + channel));
-                else
-                    store_value(call.packed, packed + channel, load_value(part, at + c));
+        int32_t k = 0, c = 0;
+        for (int32_t channel = 0; channel < call.packed.channels; channel += LANES) {
+            float v[LANES];
+#pragma unroll
+            for (int lane = 0; lane < LANES; ++lane) {
+                v[lane] = k < call.count ? load_value(call.parts[k], pixel_at(call.parts[k], row, y, x) + c) : 0.0f;
+                if (k < call.count && ++c == call.parts[k].channels) ++k, c = 0;
             }
+            store_values<LANES>(call.packed, pixel_at(call.packed, row, y, x) + channel, v);
         }
-        for (; !split && channel < call.packed.channels; ++channel) store_value(call.packed, packed + channel, 0.0f);
+    }
+}
+
+static __global__ void split_parts_kernel(const __grid_constant__ cuda_side_by_side call)
+{
+    FOR_EACH_ROW(row, call.rows)
+    FOR_EACH_IN_ROW(pixel, call.packed.height *call.packed.width)
+    {
+        const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
+        int64_t from = pixel_at(call.packed, row, y, x);
+        for (int32_t k = 0; k < call.count; from += call.parts[k++].channels) {
+            const cuda_tensor &part = call.parts[k];
+            for (int32_t c = 0; part.data && c < part.channels; ++c)
+                store_value(part, pixel_at(part, row, y, x) + c, load_value(call.packed, from + c));
+        }
     }
 }
 
 mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call)
 {
     const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
-    side_by_side_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call, 0);
+    gather_parts_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
     return mmebm__cuda_launched(device, "gathering of images");
 }
 
 mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call)
 {
     const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
-    side_by_side_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call, 1);
+    split_parts_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
     return mmebm__cuda_launched(device, "splitting of images");
 }
 

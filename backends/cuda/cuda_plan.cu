@@ -336,9 +336,15 @@ static void cut_by_input(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
     if (!mmebm__cuda_backward(layer->kind) || is_halving_pool(layer, mmebm__layer_input(graph, layer, 0))) return;
     for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
         const int32_t from = layer_input(graph, l, k);
-        if (plan->wanted[from])
-            cut_tensor(cutter, plan, layer_shape(&graph->layers[from], 1), value_type(plan, from),
-                       &plan->nodes[l].by_input[k]);
+        cuda_tensor shape = layer_shape(&graph->layers[from], 1);
+        int32_t type = value_type(plan, from);
+        if (!plan->wanted[from]) continue;
+        if (layer->kind == MMEBM_LAYER_NLL && plan->nodes[from].product >= 0 && shape.height * shape.width > 1) {
+            /* where the product can read it at once; the channels between stay zero */
+            type = plan->type;
+            if (type == TYPE_BF16) shape.channels = shape.stride = padded_to_lanes(shape.channels);
+        }
+        cut_tensor(cutter, plan, shape, type, &plan->nodes[l].by_input[k]);
     }
 }
 
@@ -386,32 +392,44 @@ static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
     cut_tensor(cutter, plan, shape, TYPE_F32, &node->merged_gradient);
 }
 
-/* Scratch that products share: partial sums of gradients, and an aligned copy of one gradient. */
-static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, int weight_gradient)
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Floats of partial sums that a product needs. */
+static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gradient)
+{
+    const cuda_node *node = &plan->nodes[l];
+    const cuda_geometry *gather = node->forward.direction > 0 ? &node->forward : &node->backward;
+    const int32_t taps = gather->kernel[0] * gather->kernel[1];
+    const int64_t in = (int64_t)node->forward.in[0] * node->forward.in[1], out = (int64_t)node->forward.out[0] * node->forward.out[1];
+    size_t floats = larger(
+        mmebm__cuda_product_scratch(taps, padded_to_lanes(node->in_channels), node->out_channels, plan->capacity * out),
+        mmebm__cuda_product_scratch(taps, padded_to_lanes(node->out_channels), node->in_channels, plan->capacity * in));
+    if (plan->type == TYPE_F32) floats = 0;
+    if (!weight_gradient) return floats;
+    const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count;
+    floats = larger(floats, mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX)); /* bias */
+    return larger(floats, mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
+}
+
+/* Scratch that products share: partial sums, and an aligned copy of one gradient. */
+static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_spec *spec)
 {
     const mmebm_graph *graph = plan->graph;
+    const int backward = spec->weight_gradient || spec->input_gradients;
     size_t partials = 0, copy = 0;
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         const cuda_node *node = &plan->nodes[l];
-        if (node->merged && graph->layers[l].kind == MMEBM_LAYER_CONCAT) {
-            const size_t numbers = (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
-                                   (size_t)padded_to_lanes(node->out_channels);
-            copy = numbers > copy ? numbers : copy;
-        }
-        if (!is_product(&graph->layers[l])) continue;
-        const int64_t small = (int64_t)(node->forward.direction > 0 ? node->forward : node->backward).out[0] *
-                              (node->forward.direction > 0 ? node->forward : node->backward).out[1];
-        const int64_t count = (int64_t)graph->tensors[graph->layers[l].weight].count;
-        const size_t needed = mmebm__cuda_gradient_scratch(count, small, plan->capacity);
-        const size_t bias = mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX);
-        const size_t numbers = (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
-                               (size_t)padded_to_lanes(node->out_channels);
-        partials = needed > partials ? needed : partials;
-        partials = bias > partials ? bias : partials;
-        copy = numbers > copy ? numbers : copy;
+        const int merged = node->merged && graph->layers[l].kind == MMEBM_LAYER_CONCAT;
+        if (!is_product(&graph->layers[l]) && !merged) continue;
+        copy = larger(copy, (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
+                                (size_t)padded_to_lanes(node->out_channels));
+        if (!merged) partials = larger(partials, product_partials(plan, (int32_t)l, (int)spec->weight_gradient));
     }
-    plan->partials = static_cast<float *>(cut(cutter, weight_gradient ? partials * sizeof(float) : 0));
-    plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
+    plan->partials = static_cast<float *>(cut(cutter, partials * sizeof(float)));
+    if (backward) plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
 }
 
 /* plan->wanted marks what a run may want. */
@@ -430,7 +448,7 @@ static size_t lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memor
         if (layer->kind == MMEBM_LAYER_CONCAT && plan->nodes[l].merged) cut_merged(plan, &cutter, (int32_t)l);
         if (plan->wanted[l]) cut_by_input(plan, &cutter, (int32_t)l);
     }
-    if (spec->weight_gradient || spec->input_gradients) cut_scratch(plan, &cutter, spec->weight_gradient);
+    cut_scratch(plan, &cutter, spec);
     return cutter.used;
 }
 

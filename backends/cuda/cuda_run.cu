@@ -101,8 +101,9 @@ static cuda_operand readable_source(const cuda_pass *pass, int32_t product)
     return copy;
 }
 
-static mmebm_status run_product(const cuda_pass *pass, const cuda_product *product)
+static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
+    product->partials = pass->plan->partials;
     return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(pass->device, product)
                                          : mmebm__cuda_product_f32(pass->device, product);
 }
@@ -177,7 +178,7 @@ static mmebm_status merged_forward(const cuda_pass *pass, int32_t l)
 {
     const cuda_side_by_side images = merged_images(pass, l, 0);
     CUDA_TRY(mmebm__cuda_gather_parts(pass->device, &images));
-    const cuda_product product = merged_product(pass, l, 0);
+    cuda_product product = merged_product(pass, l, 0);
     return run_product(pass, &product);
 }
 

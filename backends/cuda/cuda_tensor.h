@@ -83,7 +83,10 @@ struct cuda_product {
     int32_t out_channels;
     int64_t rows;
     cuda_epilogue epilogue;
+    float *partials; /* bf16: mmebm__cuda_product_scratch() floats */
 };
+/* Long sums over one tap (large linear layers) are made in parts. pixels: result pixels of all rows. */
+size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels);
 mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
 mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product);
 /* Whether the tensor cores can read a tensor as a source. */
@@ -169,19 +172,29 @@ static __device__ __forceinline__ void store_value(const cuda_tensor &tensor, in
         static_cast<float *>(tensor.data)[at] = value;
 }
 
+/* LANES bf16 elements. */
+static __device__ __forceinline__ uint4 load_words(const cuda_tensor &tensor, int64_t at)
+{
+    return *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(tensor.data) + at);
+}
+
+static __device__ __forceinline__ void unpack_words(const uint4 &words, float *out)
+{
+    const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        out[2 * k] = __uint_as_float(word[k] << 16);
+        out[2 * k + 1] = __uint_as_float(word[k] & 0xffff0000u);
+    }
+}
+
 /* V elements, V = 1 or LANES; the latter aligned to 16 bytes. */
 template <int V> static __device__ __forceinline__ void load_values(const cuda_tensor &tensor, int64_t at, float *out)
 {
-    if (V == 1) {
+    if constexpr (V == 1) {
         out[0] = load_value(tensor, at);
     } else if (tensor.type == TYPE_BF16) {
-        const uint4 words = *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(tensor.data) + at);
-        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-        for (int k = 0; k < V / 2; ++k) {
-            out[2 * k] = __uint_as_float(word[k] << 16);
-            out[2 * k + 1] = __uint_as_float(word[k] & 0xffff0000u);
-        }
+        unpack_words(load_words(tensor, at), out);
     } else {
         const float4 *values = reinterpret_cast<const float4 *>(static_cast<const float *>(tensor.data) + at);
 #pragma unroll
