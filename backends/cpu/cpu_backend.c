@@ -50,8 +50,8 @@ static const char *device_describe(const mmebm_device *device)
     return device->description;
 }
 
-/* bf16 pays where there are matrix units for it. Where vectors multiply it at twice the rate of f32 (AMD Zen 4) Winograd
- * in f32 is as fast and far more exact; elsewhere bf16 is slower than f32. */
+/* bf16 pays where there are matrix units for it. Where vectors multiply it at twice the rate of f32 (AMD Zen 4)
+ * Winograd in f32 is as fast and far more exact; elsewhere bf16 is slower than f32. */
 static uint32_t fast_precision(const mmebm_device *device)
 {
     (void)device;
