@@ -82,7 +82,7 @@ static mmebm_status roll_back(mmebm_trainer *t, int bad)
                (unsigned long long)t->counters.step, t->counters.rate_factor);
     if (t->counters.tries <= t->options.guard_tries) return MMEBM_OK;
     return mmebm__fail(t->context, MMEBM_E_DIVERGED,
-                       "trainer_step: step %llu diverged (%s = %g) for the %lluth time in a row, wanted at most %u; "
+                       "trainer_step: step %llu diverged (%s = %g): rollback %llu in a row, wanted at most %u; "
                        "the model is at step %llu",
                        (unsigned long long)bad_step, mmebm_trainer_diagnostic_name((uint32_t)bad), value,
                        (unsigned long long)t->counters.tries, t->options.guard_tries,

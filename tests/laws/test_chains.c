@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a chain promises beside its moments: clamped modalities keep their bits (rulings section L, test 8), the score
+ * is the energy's slope (test 2), records agree with the energy, bounds hold, a step is the formula.
+ */
+#include "laws.h"
+
+enum { MODALITIES = 3, N = 5 };
+
+static mmebm_model *make_mlp(mmebm_context *context, const int64_t *sizes)
+{
+    mmebm_preset_options options;
+    mmebm_model *model = NULL;
+    if (mmebm_preset_options_init(&options) != MMEBM_OK) return NULL;
+    options.n_modalities = MODALITIES;
+    options.latent_size = 4;
+    options.sizes = sizes;
+    options.hidden = 24;
+    options.seed = 3;
+    if (mmebm_model_create_preset(context, "mlp", &options, &model) != MMEBM_OK)
+        printf("  %s\n", mmebm_last_error(context));
+    return model;
+}
+
+typedef struct fixture {
+    mmebm_context *context;
+    mmebm_model *model;
+    mmebm_sampler *sampler;
+    int64_t sizes[MODALITIES];
+    float x[MODALITIES][N * 8], start[MODALITIES][N * 8];
+    mmebm_view views[MODALITIES];
+} fixture;
+
+static int open_fixture(fixture *f)
+{
+    memset(f, 0, sizeof *f);
+    f->context = open_context();
+    if (!f->context) return 0;
+    for (int i = 0; i < MODALITIES; ++i) {
+        f->sizes[i] = 6 + i % 3;
+        for (uint32_t k = 0; k < (uint32_t)(N * f->sizes[i]); ++k)
+            f->x[i][k] = f->start[i][k] = test_number(60 + (uint64_t)i, k);
+        f->views[i] = view_of(f->x[i], 2, (int64_t[]){N, f->sizes[i]});
+    }
+    f->model = make_mlp(f->context, f->sizes);
+    mmebm_sampler_options options;
+    return f->model && mmebm_sampler_options_init(&options) == MMEBM_OK &&
+           mmebm_sampler_create(f->model, &options, &f->sampler) == MMEBM_OK;
+}
+
+static void close_fixture(fixture *f)
+{
+    mmebm_context_destroy(&f->context); /* any order of destruction is fine */
+    mmebm_model_destroy(&f->model);
+    mmebm_sampler_destroy(&f->sampler);
+}
+
+TEST(observed_modalities_keep_their_bits)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    mmebm_langevin_options options;
+    OK(f.context, mmebm_langevin_x_options_init(&options));
+    options.observed = 5;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    CHECK(memcmp(f.x[0], f.start[0], sizeof f.x[0]) == 0);
+    CHECK(memcmp(f.x[1], f.start[1], sizeof f.x[1]) != 0);
+    CHECK(memcmp(f.x[2], f.start[2], sizeof f.x[2]) == 0);
+    close_fixture(&f);
+}
+
+/* Central differences of U along one direction in all modalities at once: rulings section L, test 2. Their error is
+ * h^2/6 U''' (below 1e-4 for these networks) and the rounding of U, about 1e-7 |U| / h. */
+TEST(the_score_is_the_slope_of_the_energy)
+{
+    const float h = 0.01f, temperature = 0.25f;
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float score[MODALITIES][N * 8], u[2][N];
+    mmebm_view scores[MODALITIES], energies[2];
+    for (int i = 0; i < MODALITIES; ++i)
+        scores[i] = view_of(score[i], 2, (int64_t[]){N, f.sizes[i]});
+    OK(f.context, mmebm_sampler_score(f.sampler, f.views, temperature, scores));
+    for (int side = 0; side < 2; ++side) {
+        energies[side] = view_of(u[side], 1, (int64_t[]){N});
+        for (int i = 0; i < MODALITIES; ++i)
+            for (uint32_t k = 0; k < (uint32_t)(N * f.sizes[i]); ++k)
+                f.x[i][k] = f.start[i][k] + (side ? h : -h) * test_number(80 + (uint64_t)i, k);
+        OK(f.context, mmebm_sampler_energy(f.sampler, f.views, &energies[side]));
+    }
+    for (int r = 0; r < N; ++r) {
+        const double slope = -((double)u[1][r] - u[0][r]) / (2.0 * h) / temperature;
+        double along = 0.0, size = 0.0;
+        for (int i = 0; i < MODALITIES; ++i)
+            for (int64_t k = r * f.sizes[i]; k < (r + 1) * f.sizes[i]; ++k) {
+                along += score[i][k] * test_number(80 + (uint64_t)i, (uint32_t)k);
+                size += fabs(score[i][k]);
+            }
+        CHECK_MSG(size > 1e-3 && fabs(along - slope) < 4e-4 + 1e-3 * size, "row %d: %g, by differences %g", r, along,
+                  slope);
+    }
+    close_fixture(&f);
+}
+
+/* x_1 = x_0 - l^2/2 dU/dx_0 with the gradient from mmebm_score, and each modality with its own l. */
+TEST(a_step_without_noise_is_the_formula)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float score[MODALITIES][N * 8];
+    mmebm_view scores[MODALITIES];
+    for (int i = 0; i < MODALITIES; ++i)
+        scores[i] = view_of(score[i], 2, (int64_t[]){N, f.sizes[i]});
+    OK(f.context, mmebm_sampler_score(f.sampler, f.views, 0.25f, scores));
+    const float step_sizes[MODALITIES] = {0.1f, 0.5f, 1.5f}, noise_scales[MODALITIES] = {0.0f, 0.0f, 0.0f};
+    mmebm_langevin_options options;
+    OK(f.context, mmebm_langevin_x_options_init(&options));
+    options.n_steps = 1;
+    options.step_sizes = step_sizes;
+    options.noise_scales = noise_scales;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    for (int i = 0; i < MODALITIES; ++i)
+        for (int64_t k = 0; k < N * f.sizes[i]; ++k) {
+            const double wanted = f.start[i][k] + 0.5 * step_sizes[i] * step_sizes[i] * 0.25 * score[i][k];
+            CHECK_MSG(fabs(f.x[i][k] - wanted) < 2e-6, "modality %d, element %lld: %g, wanted %g", i, (long long)k,
+                      (double)f.x[i][k], wanted);
+        }
+    close_fixture(&f);
+}
+
+TEST(records_agree_with_the_energy)
+{
+    enum { STEPS = 6, STRIDE = 2, FRAMES = STEPS / STRIDE + 1 };
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    static float frames[MODALITIES][FRAMES * N * 8];
+    float energy[(STEPS + 1) * N], acceptance[N], u[N];
+    mmebm_view trajectory[MODALITIES], energies = view_of(energy, 2, (int64_t[]){STEPS + 1, N});
+    mmebm_view acceptances = view_of(acceptance, 1, (int64_t[]){N});
+    for (int i = 0; i < MODALITIES; ++i)
+        trajectory[i] = view_of(frames[i], 3, (int64_t[]){FRAMES, N, f.sizes[i]});
+    mmebm_langevin_options options;
+    OK(f.context, mmebm_langevin_x_options_init(&options));
+    options.n_steps = STEPS;
+    options.trajectory_stride = STRIDE;
+    options.step_size = 0.5f;
+    options.noise_scale = 0.05f;
+    mmebm_chain_record record;
+    OK(f.context, mmebm_chain_record_init(&record));
+    record.trajectory = trajectory;
+    record.energy = &energies;
+    record.acceptance = &acceptances;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, &record));
+    double displacement = 0.0;
+    for (int i = 0; i < MODALITIES; ++i) {
+        CHECK(memcmp(frames[i], f.start[i], sizeof(float) * (size_t)(N * f.sizes[i])) == 0);
+        CHECK(memcmp(frames[i] + (FRAMES - 1) * N * f.sizes[i], f.x[i], sizeof(float) * (size_t)(N * f.sizes[i])) == 0);
+        for (int64_t k = 0; k < N * f.sizes[i]; ++k)
+            displacement += pow(f.x[i][k] - f.start[i][k], 2.0) / N;
+    }
+    CHECK(fabs(record.displacement / displacement - 1.0) < 1e-5);
+    CHECK(record.mean_acceptance == 1.0f && acceptance[0] == 1.0f);
+    for (int frame = 0; frame < FRAMES; ++frame) {
+        mmebm_view at[MODALITIES], values = view_of(u, 1, (int64_t[]){N});
+        for (int i = 0; i < MODALITIES; ++i)
+            at[i] = view_of(frames[i] + frame * N * f.sizes[i], 2, (int64_t[]){N, f.sizes[i]});
+        OK(f.context, mmebm_sampler_energy(f.sampler, at, &values));
+        CHECK(memcmp(u, energy + frame * STRIDE * N, sizeof u) == 0);
+    }
+    close_fixture(&f);
+}
+
+TEST(bounds_hold)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    mmebm_langevin_options options;
+    OK(f.context, mmebm_langevin_x_options_init(&options));
+    options.n_steps = 1;
+    options.step_size = 100.0f;
+    options.noise_scale = 0.0f;
+    options.drift_clamp = 0.01f;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    for (int i = 0; i < MODALITIES; ++i)
+        for (int64_t k = 0; k < N * f.sizes[i]; ++k)
+            CHECK(fabsf(f.x[i][k] - f.start[i][k]) <= 0.01001f);
+    options.drift_clamp = 0.0f;
+    options.drift_norm_clip = 0.5f;
+    memcpy(f.x, f.start, sizeof f.x);
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    for (int i = 0; i < MODALITIES; ++i)
+        for (int r = 0; r < N; ++r) {
+            double norm = 0.0;
+            for (int64_t k = r * f.sizes[i]; k < (r + 1) * f.sizes[i]; ++k)
+                norm += pow(f.x[i][k] - f.start[i][k], 2.0);
+            CHECK_MSG(fabs(sqrt(norm) - 0.5) < 1e-4, "norm %g", sqrt(norm));
+        }
+    options.drift_norm_clip = 0.0f;
+    options.noise_scale = 1.0f;
+    options.n_steps = 3;
+    options.state_min = -0.25f;
+    options.state_max = 0.5f;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    for (int i = 0; i < MODALITIES; ++i)
+        for (int64_t k = 0; k < N * f.sizes[i]; ++k)
+            CHECK(f.x[i][k] >= -0.25f && f.x[i][k] <= 0.5f);
+    close_fixture(&f);
+}
+
+/* sample_given without chains is encode (mean) and generate; observed views stay untouched. */
+TEST(sample_given_is_made_of_its_pieces)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float mean[N * 4], scale[N * 4], generated[MODALITIES][N * 8];
+    mmebm_view means = view_of(mean, 2, (int64_t[]){N, 4}), scales = view_of(scale, 2, (int64_t[]){N, 4});
+    mmebm_view outputs[MODALITIES];
+    for (int i = 0; i < MODALITIES; ++i)
+        outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    OK(f.context, mmebm_sampler_encode(f.sampler, 1, &f.views[1], &means, &scales));
+    OK(f.context, mmebm_sampler_generate(f.sampler, &means, outputs));
+    mmebm_sample_options options;
+    OK(f.context, mmebm_sample_options_init(&options));
+    options.observed = 2;
+    options.start = MMEBM_START_MEAN;
+    OK(f.context, mmebm_sampler_sample_given(f.sampler, &options, f.views));
+    CHECK(memcmp(f.x[0], generated[0], sizeof(float) * (size_t)(N * f.sizes[0])) == 0);
+    CHECK(memcmp(f.x[1], f.start[1], sizeof f.x[1]) == 0);
+    CHECK(memcmp(f.x[2], generated[2], sizeof(float) * (size_t)(N * f.sizes[2])) == 0);
+    for (int k = 0; k < N * 4; ++k)
+        CHECK(scale[k] > 0.0f);
+    close_fixture(&f);
+}
+
+int main(void)
+{
+    RUN(observed_modalities_keep_their_bits);
+    RUN(the_score_is_the_slope_of_the_energy);
+    RUN(a_step_without_noise_is_the_formula);
+    RUN(records_agree_with_the_energy);
+    RUN(bounds_hold);
+    RUN(sample_given_is_made_of_its_pieces);
+    return HARNESS_RESULT();
+}
