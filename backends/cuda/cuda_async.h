@@ -105,7 +105,7 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
 
 #define FOUR_SUMS(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define EIGHT_TILES(j)                                                                                                 \
-    FOUR_SUMS(j), FOUR_SUMS(j + 1), FOUR_SUMS(j + 2), FOUR_SUMS(j + 3), FOUR_SUMS(j + 4), FOUR_SUMS(j + 5),             \
+    FOUR_SUMS(j), FOUR_SUMS(j + 1), FOUR_SUMS(j + 2), FOUR_SUMS(j + 3), FOUR_SUMS(j + 4), FOUR_SUMS(j + 5),            \
         FOUR_SUMS(j + 6), FOUR_SUMS(j + 7)
 #define LEFT_AND_RIGHT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right)
 

@@ -12,8 +12,14 @@
  */
 #include "cuda_async.h"
 #include "cuda_epilogue.h"
+#include "cuda_launch.h"
 
-enum { THREADS = 128, STAGES = 3, MAX_PATCH_BYTES = 84 * 1024 };
+enum {
+    THREADS = 128,
+    LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
+    STAGES = 3,
+    MAX_PATCH_BYTES = 84 * 1024
+};
 
 struct conv_plan {
     cuda_product product;
@@ -94,7 +100,7 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     int32_t tid, lane, warp, m0, n0, halved, source_height, source_width, patch_start, patch_count;
     uint32_t zeros, weight_base, source_base;
     pixel_place *places;
-    pixel_place mine[MB]; /* whose lines this thread names to the matrix loads */
+    pixel_place mine[MB]; /* whose lines this thread names to the matrix loads; row: first line of the image */
 
     __device__ __forceinline__ uint32_t slice_of(const conv_step &step) const
     {
@@ -104,7 +110,8 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     __device__ __forceinline__ uint32_t buffer_of(const conv_step &step) const
     {
         if (!PATCH) return source_base + (uint32_t)(step.number % STAGES) * BM * LINE_BYTES;
-        return source_base + (uint32_t)(step.chunk % plan.source_buffers) * plan.source_lines * LINE_BYTES;
+        return source_base +
+               (uint32_t)(step.chunk & (plan.source_buffers - 1)) * plan.source_lines * LINE_BYTES; /* 1 or 2 */
     }
 
     __device__ __forceinline__ void load_weights(const conv_step &step) const
@@ -113,9 +120,12 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         const uint32_t slice = slice_of(step);
         const __nv_bfloat16 *from = static_cast<const __nv_bfloat16 *>(product.weights) +
                                     ((int64_t)step.number * plan.padded + n0) * LINE_CHANNELS + column * CHUNK_CHANNELS;
+        /* lines 16 apart have the same place for a chunk */
+        const uint32_t target = slice + chunk_place(tid / CHUNKS, column);
+        from += tid / CHUNKS * LINE_CHANNELS;
 #pragma unroll
-        for (int32_t n = tid / CHUNKS; n < BN; n += THREADS / CHUNKS)
-            copy_async(slice + chunk_place(n, column), from + n * LINE_CHANNELS, true);
+        for (int i = 0; i < BN / LINES_AT_ONCE; ++i)
+            copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * LINES_AT_ONCE * LINE_CHANNELS, true);
     }
 
     __device__ __forceinline__ void load_source(const conv_step &step) const
@@ -126,18 +136,23 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         const bool has_channel = channel < product.source.channels;
         const uint32_t buffer = buffer_of(step);
         if constexpr (PATCH) {
-            for (int32_t p = tid / CHUNKS; p < patch_count; p += THREADS / CHUNKS)
-                copy_async(buffer + chunk_place(p, column),
-                           has_channel ? source + (int64_t)(patch_start + p) * product.source.stride + channel : source,
-                           has_channel);
+            const int64_t stride = product.source.stride;
+            const __nv_bfloat16 *from = has_channel ? source + (patch_start + tid / CHUNKS) * stride + channel : source;
+            const uint32_t target = buffer + chunk_place(tid / CHUNKS, column);
+            const int64_t step_stride = has_channel ? LINES_AT_ONCE * stride : 0;
+#pragma unroll 4
+            for (int32_t i = 0; i < (patch_count - tid / CHUNKS + LINES_AT_ONCE - 1) / LINES_AT_ONCE; ++i)
+                copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * step_stride, has_channel);
         } else {
 #pragma unroll 4
-            for (int32_t r = tid / CHUNKS; r < BM; r += THREADS / CHUNKS) {
+            for (int i = 0; i < BM / LINES_AT_ONCE; ++i) {
+                const int32_t r = tid / CHUNKS + i * LINES_AT_ONCE;
                 const pixel_place place = places[r];
                 int32_t y, x;
                 const bool inside =
                     source_place(g, 0, place.y, step.a, &y) & source_place(g, 1, place.x, step.b, &x) & has_channel;
-                const int64_t pixel = ((int64_t)place.row * source_height + (y >> halved)) * source_width + (x >> halved);
+                const int64_t pixel =
+                    ((int64_t)place.row * source_height + (y >> halved)) * source_width + (x >> halved);
                 copy_async(buffer + chunk_place(r, column),
                            inside ? source + pixel * product.source.stride + channel : source, inside);
             }
@@ -145,52 +160,86 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     }
 
     /* Address and swizzle of the line that this thread names, for pixel block i. */
-    __device__ __forceinline__ void find_line(const conv_step &step, int i, uint32_t *line, uint32_t *key) const
+    __device__ __forceinline__ void find_line(const conv_step &step, uint32_t buffer, int i, uint32_t *line,
+                                              uint32_t *key) const
     {
         int32_t r = i * 64 + warp * 16 + lane % 16;
         bool inside = true;
-        if (PATCH) {
-            const int32_t y = mine[i].y + g.offset[0] + g.direction * step.a, x = mine[i].x + g.offset[1] + g.direction * step.b;
-            inside = y >= 0 && y < g.in[0] && x >= 0 && x < g.in[1];
-            r = (mine[i].row * source_height + (y >> halved)) * source_width + (x >> halved) - patch_start;
+        if constexpr (PATCH) {
+            const int32_t y = mine[i].y + g.offset[0] + g.direction * step.a,
+                          x = mine[i].x + g.offset[1] + g.direction * step.b;
+            inside = (uint32_t)y < (uint32_t)g.in[0] && (uint32_t)x < (uint32_t)g.in[1];
+            r = (mine[i].row + (y >> halved)) * source_width + (x >> halved) - patch_start;
         }
-        *line = inside ? buffer_of(step) + (uint32_t)r * LINE_BYTES : zeros;
+        *line = inside ? buffer + (uint32_t)r * LINE_BYTES : zeros;
         *key = inside ? (uint32_t)r & 7u : 0u;
     }
 
-    __device__ __forceinline__ void multiply_step(const conv_step &step, float (&sums)[MB][NT][4]) const
+    /* Starts sums += source times weights for DEPTH times 16 channels from number `first` on. All left factors are asked
+     * for before the first product, so that none waits for its own alone. */
+    template <int DEPTH>
+    __device__ __forceinline__ void multiply_channels(uint32_t slice, const uint32_t (&line)[MB],
+                                                      const uint32_t (&key)[MB], int first,
+                                                      float (&sums)[MB][NT][4]) const
     {
-        const uint32_t slice = slice_of(step);
-        const int32_t depth = chunk_steps(product.source.channels, step.chunk);
-        uint32_t line[MB], key[MB], left[4][MB][4];
+        uint32_t left[DEPTH][MB][4];
 #pragma unroll
-        for (int i = 0; i < MB; ++i) find_line(step, i, &line[i], &key[i]);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            if (k >= depth) break;
+        for (int k = 0; k < DEPTH; ++k)
 #pragma unroll
             for (int i = 0; i < MB; ++i)
-                load_matrices(left[k][i], line[i] + (((uint32_t)(2 * k + lane / 16) ^ key[i]) << 4));
+                load_matrices(left[k][i], line[i] + (((uint32_t)(2 * (first + k) + lane / 16) ^ key[i]) << 4));
 #if CUDA_HAS_WARPGROUPS
-            warpgroup_fence();
+        warpgroup_fence();
 #pragma unroll
-            for (int i = 0; i < MB; ++i) multiply_group(sums[i], left[k][i], tile_descriptor(slice + 32 * k));
-        }
+        for (int k = 0; k < DEPTH; ++k)
+#pragma unroll
+            for (int i = 0; i < MB; ++i)
+                multiply_group(sums[i], left[k][i], tile_descriptor(slice) + 2 * (uint32_t)(first + k));
         warpgroup_commit();
-        warpgroup_wait();
 #else
+#pragma unroll
+        for (int k = 0; k < DEPTH; ++k)
 #pragma unroll
             for (int j = 0; j < NT / 2; ++j) {
                 uint32_t right[4];
                 load_matrices(right, slice + chunk_place((uint32_t)(j * 16 + lane / 16 * 8 + lane % 8),
-                                                         (uint32_t)(2 * k + lane / 8 % 2)));
+                                                         (uint32_t)(2 * (first + k) + lane / 8 % 2)));
 #pragma unroll
                 for (int i = 0; i < MB; ++i) {
                     multiply(sums[i][2 * j], left[k][i], right[0], right[1]);
                     multiply(sums[i][2 * j + 1], left[k][i], right[2], right[3]);
                 }
             }
+#endif
+    }
+
+    /* Copies for the step STAGES - 1 ahead are asked for while the products run. */
+    __device__ __forceinline__ void run_step(const conv_step &step, const conv_step &loading, int32_t steps,
+                                             float (&sums)[MB][NT][4]) const
+    {
+        const uint32_t slice = slice_of(step), buffer = buffer_of(step);
+        const int32_t depth = chunk_steps(product.source.channels, step.chunk);
+        uint32_t line[MB], key[MB];
+#pragma unroll
+        for (int i = 0; i < MB; ++i) find_line(step, buffer, i, &line[i], &key[i]);
+        if (depth == 4) {
+            multiply_channels<4>(slice, line, key, 0, sums);
+        } else {
+#pragma unroll 1
+            for (int k = 0; k < depth; ++k) {
+                if (k) finish_products();
+                multiply_channels<1>(slice, line, key, k, sums);
+            }
         }
+        if (loading.number < steps) load_weights(loading), load_source(loading);
+        commit_copies();
+        finish_products();
+    }
+
+    static __device__ __forceinline__ void finish_products()
+    {
+#if CUDA_HAS_WARPGROUPS
+        warpgroup_wait();
 #endif
     }
 
@@ -277,7 +326,8 @@ template <int BM, int BN, bool PATCH> struct conv_block {
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 const int32_t m = m0 + i * 64 + warp * 16 + lane / 4 + k / 2 * 8;
-                float *out = product.partials + ((int64_t)blockIdx.z * plan.pixels + m) * plan.padded + n0 + lane % 4 * 2;
+                float *out =
+                    product.partials + ((int64_t)blockIdx.z * plan.pixels + m) * plan.padded + n0 + lane % 4 * 2;
                 if (m >= plan.pixels) continue;
 #pragma unroll
                 for (int j = 0; j < NT; ++j) out[j * 8 + k % 2] = sums[i][j][k];
@@ -288,11 +338,28 @@ template <int BM, int BN, bool PATCH> struct conv_block {
 template <int BM, int BN, bool PATCH>
 __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_constant__ conv_plan plan)
 {
+    begin_kernel();
     extern __shared__ __align__(1024) unsigned char shared[];
     using block_type = conv_block<BM, BN, PATCH>;
     const int32_t tid = (int32_t)threadIdx.x;
-    block_type block = {plan, plan.product, plan.product.geometry, tid, tid % 32, tid / 32, (int32_t)blockIdx.x * BM,
-                        (int32_t)blockIdx.y * BN, plan.product.shrink - 1 /* 1 or 2: a shift */, 0, 0, 0, 0, 0, 0, 0, NULL, {}};
+    block_type block = {plan,
+                        plan.product,
+                        plan.product.geometry,
+                        tid,
+                        tid % 32,
+                        tid / 32,
+                        (int32_t)blockIdx.x * BM,
+                        (int32_t)blockIdx.y * BN,
+                        plan.product.shrink - 1 /* 1 or 2: a shift */,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        NULL,
+                        {}};
     block.source_height = block.g.in[0] >> block.halved;
     block.source_width = block.g.in[1] >> block.halved;
     block.zeros = shared_address(shared);
@@ -302,11 +369,13 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
     for (int32_t i = tid; i < BM; i += THREADS)
         block.places[i] = place_of(plan.product, min(block.m0 + i, plan.pixels - 1));
     if (tid < CHUNKS) reinterpret_cast<uint4 *>(shared)[tid] = make_uint4(0, 0, 0, 0);
-    if (PATCH)
-        find_patch(plan, block.m0, min(block.m0 + BM, plan.pixels) - 1, &block.patch_start, &block.patch_count);
+    if (PATCH) find_patch(plan, block.m0, min(block.m0 + BM, plan.pixels) - 1, &block.patch_start, &block.patch_count);
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < block_type::MB; ++i) block.mine[i] = block.places[i * 64 + block.warp * 16 + block.lane % 16];
+    for (int i = 0; i < block_type::MB; ++i) {
+        block.mine[i] = block.places[i * 64 + block.warp * 16 + block.lane % 16];
+        block.mine[i].row *= block.source_height;
+    }
 
     float sums[block_type::MB][block_type::NT][4];
 #pragma unroll
@@ -325,9 +394,7 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
         wait_copies<STAGES - 2>();
         publish_copies();
         __syncthreads();
-        if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
-        commit_copies();
-        block.multiply_step(step, sums);
+        block.run_step(step, loading, steps, sums);
     }
     wait_copies<0>();
     __syncthreads();
@@ -340,13 +407,15 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
 /* Adds parts in order: a thread for LANES channels of a pixel. */
 static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan plan)
 {
+    begin_kernel();
     const int32_t groups = plan.padded / LANES;
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     const int32_t m = (int32_t)(i / groups), n = (int32_t)(i % groups) * LANES;
     if (m >= plan.pixels || n >= plan.product.out_channels) return;
     float v[LANES] = {};
     for (int32_t part = 0; part < plan.parts; ++part)
-        for (int k = 0; k < LANES; ++k) v[k] += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n + k];
+        for (int k = 0; k < LANES; ++k)
+            v[k] += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n + k];
     if (plan.wide) {
         finish<LANES>(plan.product, m, n, v, NULL);
         return;
@@ -379,18 +448,17 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
     const size_t bytes = head_bytes<BM>() + (size_t)STAGES * BN * LINE_BYTES + source;
     const size_t turned = (size_t)BM * (BN + 4) * sizeof(float);
     const size_t shared = bytes > turned ? bytes : turned;
-    CUDA_TRY(mmebm__cuda_check(device,
-                               cudaFuncSetAttribute(product_kernel<BM, BN, PATCH>,
-                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
-                               "shared memory of a convolution"));
+    CUDA_TRY(mmebm__cuda_check(
+        device,
+        cudaFuncSetAttribute(product_kernel<BM, BN, PATCH>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+        "shared memory of a convolution"));
     const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
                     (unsigned)plan->parts);
-    product_kernel<BM, BN, PATCH><<<grid, THREADS, shared, device->stream>>>(*plan);
-    CUDA_TRY(mmebm__cuda_launched(device, "convolution"));
+    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, PATCH>, grid, THREADS, shared, *plan));
     if (plan->parts == 1) return MMEBM_OK;
     const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
-    finish_parts_kernel<<<(unsigned)((vectors + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(*plan);
-    return mmebm__cuda_launched(device, "sum of parts");
+    return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
+                              (unsigned)((vectors + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, *plan);
 }
 
 template <int BM, int BN> static mmebm_status launch(const mmebm_device *device, conv_plan *plan)
@@ -467,7 +535,9 @@ size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32
 
 static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count)
 {
-    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += (int32_t)(gridDim.x * blockDim.x)) {
+    begin_kernel();
+    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count;
+         i += (int32_t)(gridDim.x * blockDim.x)) {
         const int32_t second = pack.result_first ? pack.source_channels : pack.out_channels;
         const int32_t tap = i / second % pack.taps, low = i % second, high = i / second / pack.taps;
         const int32_t n = pack.out_first + (pack.result_first ? high : low);
@@ -481,7 +551,6 @@ static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count
 mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack)
 {
     const int32_t count = pack->taps * pack->source_channels * pack->out_channels;
-    pack_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
-        *pack, padded_channels(pack->all_out_channels), count);
-    return mmebm__cuda_launched(device, "packing of weights");
+    return mmebm__cuda_launch(device, "packing of weights", pack_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
+                              CUDA_BLOCK, 0, *pack, padded_channels(pack->all_out_channels), count);
 }

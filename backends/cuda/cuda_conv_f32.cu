@@ -4,6 +4,7 @@
  * numbers at a time through shared memory; a thread makes 8 x 8 of them. Numbers are added in the order tap, channel.
  */
 #include "cuda_epilogue.h"
+#include "cuda_launch.h"
 
 enum { BLOCK_M = 128, BLOCK_N = 64, DEPTH = 16, TILE = 8, THREADS = BLOCK_M / TILE * (BLOCK_N / TILE) };
 
@@ -65,6 +66,7 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
 
 static __global__ void __launch_bounds__(THREADS) product_f32_kernel(const __grid_constant__ f32_plan plan)
 {
+    begin_kernel();
     __shared__ __align__(16) float a[DEPTH][BLOCK_M + 4], b[DEPTH][BLOCK_N];
     __shared__ pixel_place places[BLOCK_M];
     const cuda_product &product = plan.product;
@@ -112,8 +114,7 @@ mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_prod
     plan.padded = padded_channels(product->out_channels);
     plan.wide = epilogue_is_wide(product);
     const dim3 grid((unsigned)((plan.pixels + BLOCK_M - 1) / BLOCK_M), (unsigned)(plan.padded / BLOCK_N));
-    product_f32_kernel<<<grid, THREADS, 0, device->stream>>>(plan);
-    return mmebm__cuda_launched(device, "convolution in f32");
+    return mmebm__cuda_launch(device, "convolution in f32", product_f32_kernel, grid, THREADS, 0, plan);
 }
 
 /* ---- weights */
@@ -125,6 +126,7 @@ size_t mmebm__cuda_packed_size_f32(int32_t taps, int32_t source_channels, int32_
 
 static __global__ void pack_f32_kernel(cuda_pack pack, int32_t padded, int64_t count)
 {
+    begin_kernel();
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
         const int32_t n = (int32_t)(i % padded), k = (int32_t)(i / padded);
         const int32_t c = k % pack.source_channels, tap = k / pack.source_channels;
@@ -140,6 +142,6 @@ mmebm_status mmebm__cuda_pack_f32(const mmebm_device *device, const cuda_pack *p
 {
     const int32_t padded = padded_channels(pack->out_channels);
     const int64_t count = (int64_t)padded * pack->taps * pack->source_channels;
-    pack_f32_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(*pack, padded, count);
-    return mmebm__cuda_launched(device, "packing of weights");
+    return mmebm__cuda_launch(device, "packing of weights", pack_f32_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
+                              CUDA_BLOCK, 0, *pack, padded, count);
 }

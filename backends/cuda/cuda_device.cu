@@ -78,11 +78,13 @@ mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads,
     opened->host = *host;
     opened->ordinal = ordinal;
     opened->processors = about.multiProcessorCount;
+    opened->launches_early = about.major >= 9;
     int driver = 0;
     cudaDriverGetVersion(&driver);
-    snprintf(opened->description, sizeof opened->description, "%.64s, sm_%d%d, %d multiprocessors, CUDA %d.%d, driver %d.%d",
-             about.name, about.major, about.minor, about.multiProcessorCount, CUDART_VERSION / 1000,
-             CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10);
+    snprintf(opened->description, sizeof opened->description,
+             "%.64s, sm_%d%d, %d multiprocessors, CUDA %d.%d, driver %d.%d", about.name, about.major, about.minor,
+             about.multiProcessorCount, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, driver / 1000,
+             driver % 1000 / 10);
     const cuda_scope scope(opened);
     const mmebm_status status = open_stream(opened);
     if (status != MMEBM_OK) {
@@ -130,8 +132,8 @@ mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void
     size_t free_bytes = 0, total = 0;
     cudaMemGetInfo(&free_bytes, &total);
     return device->host.fail(device->host.owner, MMEBM_E_MEMORY,
-                             "cuda: %zu bytes of device memory could not be had; %zu of %zu are free", bytes, free_bytes,
-                             total);
+                             "cuda: %zu bytes of device memory could not be had; %zu of %zu are free", bytes,
+                             free_bytes, total);
 }
 
 mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void **buffer)

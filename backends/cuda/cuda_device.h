@@ -29,8 +29,9 @@ enum {
 
 struct mmebm_device {
     mmebm_host host;
-    int ordinal;    /* CUDA's number of the device */
-    int processors; /* multiprocessors */
+    int ordinal;        /* CUDA's number of the device */
+    int processors;     /* multiprocessors */
+    int launches_early; /* sm_90 and newer: cuda_launch.h */
     cudaStream_t stream;
     double *partials; /* CUDA_PARTIALS */
     char description[160];
@@ -48,19 +49,13 @@ struct cuda_scope {
 /* MMEBM_OK, or the error's sentence: "cuda: <what>: <CUDA's text>". */
 mmebm_status mmebm__cuda_check(const mmebm_device *device, cudaError_t code, const char *what);
 
-/* After every launch. */
-static inline mmebm_status mmebm__cuda_launched(const mmebm_device *device, const char *what)
-{
-    return mmebm__cuda_check(device, cudaGetLastError(), what);
-}
-
 /* Device memory, not cleared; on failure the sentence says what was asked and what was free. */
 mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void **memory);
 
-#define CUDA_TRY(call)                                                                             \
-    do {                                                                                           \
-        const mmebm_status try_status_ = (call);                                                   \
-        if (try_status_ != MMEBM_OK) return try_status_;                                           \
+#define CUDA_TRY(call)                                                                                                 \
+    do {                                                                                                               \
+        const mmebm_status try_status_ = (call);                                                                       \
+        if (try_status_ != MMEBM_OK) return try_status_;                                                               \
     } while (0)
 
 static inline unsigned mmebm__cuda_blocks(int64_t threads, int64_t block)

@@ -51,7 +51,8 @@ struct epilogue_reads {
 static __device__ __forceinline__ void ask(const cuda_product &product, int32_t q, int32_t n, epilogue_reads *reads)
 {
     const cuda_epilogue &end = product.epilogue;
-    if (end.mask.data && end.mask.type == TYPE_BF16) reads->mask = load_words(end.mask, (int64_t)q * end.mask.stride + n);
+    if (end.mask.data && end.mask.type == TYPE_BF16)
+        reads->mask = load_words(end.mask, (int64_t)q * end.mask.stride + n);
     if (end.residual.scale != 0.0f && end.residual.tensor.type == TYPE_BF16)
         reads->residual = load_words(end.residual.tensor, residual_at(product, q) + n);
 }

@@ -28,7 +28,8 @@ static __device__ expert_scales open_scales(uint32_t kind, float floor, const fl
     const int lane = (int)(threadIdx.x % 32);
     double largest = raw[0], total = 0.0;
     for (int64_t d = lane; d < size; d += 32) largest = fmax(largest, (double)raw[d]);
-    for (int offset = 16; offset > 0; offset >>= 1) largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
+    for (int offset = 16; offset > 0; offset >>= 1)
+        largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
     for (int64_t d = lane; d < size; d += 32) total += exp(raw[d] - largest);
     scales.largest = largest;
     scales.total = warp_sum(total);
@@ -38,8 +39,7 @@ static __device__ expert_scales open_scales(uint32_t kind, float floor, const fl
 static __device__ __forceinline__ double scale_of(const expert_scales &scales, int64_t d)
 {
     const double raw = scales.raw[d];
-    if (scales.kind == MMEBM_SCALE_SOFTPLUS)
-        return (raw > 0 ? raw + log1p(exp(-raw)) : log1p(exp(raw))) + scales.floor;
+    if (scales.kind == MMEBM_SCALE_SOFTPLUS) return (raw > 0 ? raw + log1p(exp(-raw)) : log1p(exp(raw))) + scales.floor;
     if (scales.kind == MMEBM_SCALE_EXP_HALF) return exp(0.5 * raw) + scales.floor;
     return (double)scales.size * exp(raw - scales.largest) / scales.total + scales.floor;
 }

@@ -7,6 +7,7 @@
  * bf16 tensors that allow it go through the tensor cores, everything else through plain f32.
  */
 #include "cuda_async.h"
+#include "cuda_launch.h"
 #include "cuda_sum.h"
 #include "cuda_tensor.h"
 
@@ -40,6 +41,7 @@ static __device__ __forceinline__ bool large_place(const cuda_geometry &g, int32
 
 static __global__ void __launch_bounds__(THREADS) gradient_kernel(const __grid_constant__ gradient_plan plan)
 {
+    begin_kernel();
     extern __shared__ __align__(1024) unsigned char shared[];
     const cuda_weight_gradient &call = plan.call;
     const cuda_geometry &g = call.geometry;
@@ -56,7 +58,8 @@ static __global__ void __launch_bounds__(THREADS) gradient_kernel(const __grid_c
     const int32_t small_channel = small0 + column * CHUNK_CHANNELS, large_channel = large0 + column * CHUNK_CHANNELS;
 
     const auto load_step = [&](int32_t step) {
-        const uint32_t left = base + (uint32_t)(step % STAGES) * 2 * PIXELS * LINE_BYTES, right = left + PIXELS * LINE_BYTES;
+        const uint32_t left = base + (uint32_t)(step % STAGES) * 2 * PIXELS * LINE_BYTES,
+                       right = left + PIXELS * LINE_BYTES;
 #pragma unroll
         for (int32_t r = tid / CHUNKS; r < PIXELS; r += THREADS / CHUNKS) {
             const int32_t pixel = step * PIXELS + r;
@@ -64,11 +67,12 @@ static __global__ void __launch_bounds__(THREADS) gradient_kernel(const __grid_c
             const int32_t y = pixel % area / g.out[1], x = pixel % area % g.out[1];
             int32_t large_y = 0, large_x = 0;
             const bool here = pixel < pixels, has_small = here && small_channel < call.small_side.channels;
-            const bool has_large = here && large_channel < call.large_side.channels &&
-                                   large_place(g, y, x, tap, &large_y, &large_x);
+            const bool has_large =
+                here && large_channel < call.large_side.channels && large_place(g, y, x, tap, &large_y, &large_x);
             const __nv_bfloat16 *small_at = small_data, *large_at = large_data;
             if (has_small)
-                small_at += pixel_at(call.small_side, row, y / call.small_shrink, x / call.small_shrink) + small_channel;
+                small_at +=
+                    pixel_at(call.small_side, row, y / call.small_shrink, x / call.small_shrink) + small_channel;
             if (has_large)
                 large_at += pixel_at(call.large_side, row, large_y / call.large_shrink, large_x / call.large_shrink) +
                             large_channel;
@@ -79,7 +83,8 @@ static __global__ void __launch_bounds__(THREADS) gradient_kernel(const __grid_c
 
     float sums[2][4][4] = {};
     const auto multiply_step = [&](int32_t step) {
-        const uint32_t left = base + (uint32_t)(step % STAGES) * 2 * PIXELS * LINE_BYTES, right = left + PIXELS * LINE_BYTES;
+        const uint32_t left = base + (uint32_t)(step % STAGES) * 2 * PIXELS * LINE_BYTES,
+                       right = left + PIXELS * LINE_BYTES;
         const uint32_t matrix = lane / 8, within = lane % 8;
 #pragma unroll
         for (int k = 0; k < PIXELS / 16; ++k) {
@@ -131,6 +136,7 @@ enum { DEPTH = 16 };
 
 static __global__ void __launch_bounds__(THREADS) gradient_f32_kernel(const __grid_constant__ gradient_plan plan)
 {
+    begin_kernel();
     __shared__ __align__(16) float a[DEPTH][TILE_SMALL + 4], b[DEPTH][TILE_LARGE + 4];
     const cuda_weight_gradient &call = plan.call;
     const cuda_geometry &g = call.geometry;
@@ -152,10 +158,12 @@ static __global__ void __launch_bounds__(THREADS) gradient_f32_kernel(const __gr
             if (pixel >= pixels) continue;
             if (small0 + c < call.small_side.channels)
                 a[k][c] = load_value(call.small_side,
-                                     pixel_at(call.small_side, row, y / call.small_shrink, x / call.small_shrink) + small0 + c);
+                                     pixel_at(call.small_side, row, y / call.small_shrink, x / call.small_shrink) +
+                                         small0 + c);
             if (large0 + c < call.large_side.channels && large_place(g, y, x, tap, &large_y, &large_x))
                 b[k][c] = load_value(call.large_side, pixel_at(call.large_side, row, large_y / call.large_shrink,
-                                                               large_x / call.large_shrink) + large0 + c);
+                                                               large_x / call.large_shrink) +
+                                                          large0 + c);
         }
         __syncthreads();
 #pragma unroll
@@ -172,12 +180,14 @@ static __global__ void __launch_bounds__(THREADS) gradient_f32_kernel(const __gr
 #pragma unroll
         for (int j = 0; j < 4; ++j)
             if (small0 + line + i < call.small_channels && large0 + place + j < call.large_channels)
-                out[((int64_t)(small0 + line + i) * plan.taps + tap) * call.large_channels + large0 + place + j] = sums[i][j];
+                out[((int64_t)(small0 + line + i) * plan.taps + tap) * call.large_channels + large0 + place + j] =
+                    sums[i][j];
 }
 
 /* gradient += scale * (part 0 + part 1 + ...), added in order */
 static __global__ void add_parts_kernel(int64_t count, int parts, const float *partials, float scale, float *gradient)
 {
+    begin_kernel();
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
         double total = gradient[i];
         for (int p = 0; p < parts; ++p) total += (double)scale * partials[p * count + i];
@@ -188,9 +198,8 @@ static __global__ void add_parts_kernel(int64_t count, int parts, const float *p
 static mmebm_status add_parts(const mmebm_device *device, int64_t count, int parts, const float *partials, float scale,
                               float *gradient)
 {
-    add_parts_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(count, parts, partials,
-                                                                                               scale, gradient);
-    return mmebm__cuda_launched(device, "sum of gradients");
+    return mmebm__cuda_launch(device, "sum of gradients", add_parts_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
+                              CUDA_BLOCK, 0, count, parts, partials, scale, gradient);
 }
 
 static int32_t rows_of_part(int64_t pixels)
@@ -225,10 +234,9 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
                         (unsigned)((call->large_channels + TILE_LARGE - 1) / TILE_LARGE * plan.taps), (unsigned)now);
         plan.first_part = (int32_t)first;
         if (tensor_cores)
-            gradient_kernel<<<grid, THREADS, bytes, device->stream>>>(plan);
+            CUDA_TRY(mmebm__cuda_launch(device, "weight gradient", gradient_kernel, grid, THREADS, bytes, plan));
         else
-            gradient_f32_kernel<<<grid, THREADS, 0, device->stream>>>(plan);
-        CUDA_TRY(mmebm__cuda_launched(device, "weight gradient"));
+            CUDA_TRY(mmebm__cuda_launch(device, "weight gradient", gradient_f32_kernel, grid, THREADS, 0, plan));
         CUDA_TRY(add_parts(device, plan.weight_count, now, call->partials, call->scale, call->gradient));
     }
     return MMEBM_OK;
@@ -239,6 +247,7 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
 static __global__ void bias_kernel(cuda_operand gradient, int64_t rows, int32_t part_rows, int64_t first_part,
                                    float *partials)
 {
+    begin_kernel();
     __shared__ double sums[8][33];
     const cuda_tensor &tensor = gradient.tensor;
     const int32_t c = (int32_t)(blockIdx.x * 32 + threadIdx.x), area = tensor.height * tensor.width;
@@ -247,9 +256,11 @@ static __global__ void bias_kernel(cuda_operand gradient, int64_t rows, int32_t 
     double total = 0.0;
     for (int64_t at = threadIdx.y; at < (last_row - first_row) * area && c < tensor.channels; at += 8) {
         const int32_t pixel = (int32_t)(at % area);
-        total += tensor.data ? load_value(tensor, pixel_at(tensor, first_row + at / area, pixel / tensor.width,
-                                                           pixel % tensor.width) + c)
-                             : 1.0f;
+        total +=
+            tensor.data
+                ? load_value(tensor,
+                             pixel_at(tensor, first_row + at / area, pixel / tensor.width, pixel % tensor.width) + c)
+                : 1.0f;
     }
     sums[threadIdx.y][threadIdx.x] = total;
     __syncthreads();
@@ -269,8 +280,8 @@ mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_op
     for (int64_t first = 0; first < parts; first += MAX_PARTS) {
         const int now = (int)(parts - first < (int64_t)MAX_PARTS ? parts - first : (int64_t)MAX_PARTS);
         const dim3 grid((unsigned)((tensor->channels + 31) / 32), (unsigned)now);
-        bias_kernel<<<grid, dim3(32, 8), 0, device->stream>>>(*gradient, rows, part_rows, first, partials);
-        CUDA_TRY(mmebm__cuda_launched(device, "bias gradient"));
+        CUDA_TRY(mmebm__cuda_launch(device, "bias gradient", bias_kernel, grid, dim3(32, 8), 0, *gradient, rows,
+                                    part_rows, first, partials));
         CUDA_TRY(add_parts(device, tensor->channels, now, partials, scale, bias));
     }
     return MMEBM_OK;

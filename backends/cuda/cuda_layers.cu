@@ -4,18 +4,21 @@
  * and the collection of gradients. Tensors are f32 or bf16, arithmetic is f32; sums over a row are in double.
  * A backward pass writes the gradients by its inputs; cuda_run.cu adds them to what other layers gave.
  */
+#include "cuda_launch.h"
 #include "cuda_sum.h"
 #include "cuda_tensor.h"
 
 /* Blocks of x: elements of one row; of y: rows. */
 static dim3 row_grid(int64_t per_row, int64_t rows)
 {
-    return dim3(mmebm__cuda_blocks(per_row, CUDA_BLOCK), (unsigned)(rows < (int64_t)CUDA_MAX_GRID_Y ? rows : (int64_t)CUDA_MAX_GRID_Y));
+    return dim3(mmebm__cuda_blocks(per_row, CUDA_BLOCK),
+                (unsigned)(rows < (int64_t)CUDA_MAX_GRID_Y ? rows : (int64_t)CUDA_MAX_GRID_Y));
 }
 
 #define FOR_EACH_ROW(row, rows) for (int64_t row = blockIdx.y; row < (rows); row += gridDim.y)
 #define FOR_EACH_IN_ROW(i, count)                                                                                      \
-    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < (count); i += (int32_t)(gridDim.x * blockDim.x))
+    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < (count);                                    \
+         i += (int32_t)(gridDim.x * blockDim.x))
 
 /* Pixel and channel of element i of a row. */
 struct element {
@@ -65,6 +68,7 @@ static __device__ __forceinline__ void add_operand(const cuda_operand &operand, 
 
 template <int V> static __global__ void combine_tensors_kernel(const __grid_constant__ cuda_combine call)
 {
+    begin_kernel();
     const int32_t count = call.out.height * call.out.width * call.out.channels / V;
     FOR_EACH_ROW(row, call.rows)
     FOR_EACH_IN_ROW(i, count)
@@ -90,18 +94,17 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
                      (call->b.scale == 0.0f || tensor_is_wide(&call->b.tensor));
     const dim3 grid = row_grid(row_count(&call->out) / (wide ? (int)LANES : 1), call->rows);
     if (wide)
-        combine_tensors_kernel<LANES><<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
-    else
-        combine_tensors_kernel<1><<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
-    return mmebm__cuda_launched(device, "sum of tensors");
+        return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<LANES>, grid, CUDA_BLOCK, 0, *call);
+    return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<1>, grid, CUDA_BLOCK, 0, *call);
 }
 
 /* ---- images side by side: a thread for each pixel */
 
 static __global__ void gather_parts_kernel(const __grid_constant__ cuda_side_by_side call)
 {
+    begin_kernel();
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(pixel, call.packed.height *call.packed.width)
+    FOR_EACH_IN_ROW(pixel, call.packed.height * call.packed.width)
     {
         const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
         int32_t k = 0, c = 0;
@@ -119,8 +122,9 @@ static __global__ void gather_parts_kernel(const __grid_constant__ cuda_side_by_
 
 static __global__ void split_parts_kernel(const __grid_constant__ cuda_side_by_side call)
 {
+    begin_kernel();
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(pixel, call.packed.height *call.packed.width)
+    FOR_EACH_IN_ROW(pixel, call.packed.height * call.packed.width)
     {
         const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
         int64_t from = pixel_at(call.packed, row, y, x);
@@ -135,15 +139,13 @@ static __global__ void split_parts_kernel(const __grid_constant__ cuda_side_by_s
 mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call)
 {
     const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
-    gather_parts_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
-    return mmebm__cuda_launched(device, "gathering of images");
+    return mmebm__cuda_launch(device, "gathering of images", gather_parts_kernel, grid, CUDA_BLOCK, 0, *call);
 }
 
 mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call)
 {
     const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
-    split_parts_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(*call);
-    return mmebm__cuda_launched(device, "splitting of images");
+    return mmebm__cuda_launch(device, "splitting of images", split_parts_kernel, grid, CUDA_BLOCK, 0, *call);
 }
 
 /* ---- reading an operand element by element */
@@ -200,8 +202,9 @@ struct activation_call {
 
 static __global__ void activation_kernel(const __grid_constant__ activation_call call)
 {
+    begin_kernel();
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
     {
         const element place = element_of(call.out, i);
         float slope;
@@ -221,8 +224,8 @@ static mmebm_status run_activation(const mmebm_device *device, const cuda_layer_
     arguments.x = call->x;
     if (by_y) arguments.by_y = *by_y;
     arguments.out = *out;
-    activation_kernel<<<row_grid(row_count(out), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
-    return mmebm__cuda_launched(device, "activation");
+    return mmebm__cuda_launch(device, "activation", activation_kernel, row_grid(row_count(out), call->rows), CUDA_BLOCK,
+                              0, arguments);
 }
 
 static mmebm_status activation_forward(const mmebm_device *device, const cuda_layer_call *call)
@@ -239,6 +242,7 @@ static mmebm_status activation_backward(const mmebm_device *device, const cuda_l
 
 static __global__ void softmax_kernel(const __grid_constant__ cuda_layer_call call, int backward)
 {
+    begin_kernel();
     const cuda_tensor &shape = call.y;
     const int32_t lane = (int32_t)threadIdx.x;
     FOR_EACH_ROW(row, call.rows)
@@ -251,13 +255,15 @@ static __global__ void softmax_kernel(const __grid_constant__ cuda_layer_call ca
             mean = warp_sum(mean);
             for (place.c = lane; place.c < shape.channels; place.c += 32) {
                 const float y = load_value(call.y, element_at(call.y, row, place));
-                store_value(call.by_x, element_at(call.by_x, row, place), y * (read(call.by_y, row, place) - (float)mean));
+                store_value(call.by_x, element_at(call.by_x, row, place),
+                            y * (read(call.by_y, row, place) - (float)mean));
             }
             continue;
         }
         float largest = -INFINITY;
         double total = 0.0;
-        for (place.c = lane; place.c < shape.channels; place.c += 32) largest = fmaxf(largest, read(call.x, row, place));
+        for (place.c = lane; place.c < shape.channels; place.c += 32)
+            largest = fmaxf(largest, read(call.x, row, place));
         for (int offset = 16; offset > 0; offset >>= 1)
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
         for (place.c = lane; place.c < shape.channels; place.c += 32) total += expf(read(call.x, row, place) - largest);
@@ -270,8 +276,7 @@ static __global__ void softmax_kernel(const __grid_constant__ cuda_layer_call ca
 static mmebm_status run_softmax(const mmebm_device *device, const cuda_layer_call *call, int backward)
 {
     const dim3 grid = row_grid((int64_t)call->y.height * call->y.width * CUDA_BLOCK, call->rows);
-    softmax_kernel<<<grid, 32, 0, device->stream>>>(*call, backward);
-    return mmebm__cuda_launched(device, "softmax");
+    return mmebm__cuda_launch(device, "softmax", softmax_kernel, grid, 32, 0, *call, backward);
 }
 
 static mmebm_status softmax_forward(const mmebm_device *device, const cuda_layer_call *call)
@@ -296,9 +301,10 @@ struct pool_call {
 
 static __global__ void pool_kernel(const __grid_constant__ pool_call call)
 {
+    begin_kernel();
     const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
     {
         const element place = element_of(call.out, i);
         float sum = 0.0f;
@@ -316,9 +322,10 @@ static __global__ void pool_kernel(const __grid_constant__ pool_call call)
 /* Every input pixel collects from the windows that hold it. */
 static __global__ void pool_backward_kernel(const __grid_constant__ pool_call call)
 {
+    begin_kernel();
     const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height *call.out.width *call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
     {
         const element place = element_of(call.out, i);
         float sum = 0.0f;
@@ -333,8 +340,8 @@ static __global__ void pool_backward_kernel(const __grid_constant__ pool_call ca
     }
 }
 
-static pool_call pool_arguments(const cuda_layer_call *call, const cuda_operand *source, const cuda_tensor *source_shape,
-                                const cuda_tensor *out)
+static pool_call pool_arguments(const cuda_layer_call *call, const cuda_operand *source,
+                                const cuda_tensor *source_shape, const cuda_tensor *out)
 {
     pool_call arguments = {};
     arguments.rows = call->rows;
@@ -353,21 +360,22 @@ static pool_call pool_arguments(const cuda_layer_call *call, const cuda_operand 
 static mmebm_status pool_forward(const mmebm_device *device, const cuda_layer_call *call)
 {
     const pool_call arguments = pool_arguments(call, &call->x, &call->x.tensor, &call->y);
-    pool_kernel<<<row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
-    return mmebm__cuda_launched(device, "avg_pool");
+    return mmebm__cuda_launch(device, "avg_pool", pool_kernel, row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0,
+                              arguments);
 }
 
 static mmebm_status pool_backward(const mmebm_device *device, const cuda_layer_call *call)
 {
     const pool_call arguments = pool_arguments(call, &call->by_y, &call->y, &call->by_x);
-    pool_backward_kernel<<<row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, device->stream>>>(arguments);
-    return mmebm__cuda_launched(device, "gradient of avg_pool");
+    return mmebm__cuda_launch(device, "gradient of avg_pool", pool_backward_kernel,
+                              row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, arguments);
 }
 
 enum { POOL_SLICES = 16 /* of the pixels, added in order */ };
 
 template <int V> static __global__ void global_pool_kernel(const __grid_constant__ cuda_layer_call call)
 {
+    begin_kernel();
     __shared__ float sums[POOL_SLICES][16 * V];
     const cuda_tensor &x = call.x.tensor;
     const int32_t area = x.height * x.width, c = (int32_t)(blockIdx.x * 16 + threadIdx.x) * V;
@@ -395,10 +403,9 @@ static mmebm_status global_pool_forward(const mmebm_device *device, const cuda_l
     dim3 grid = row_grid(1, call->rows);
     grid.x = (unsigned)((call->x.tensor.channels / (wide ? (int)LANES : 1) + 15) / 16);
     if (wide)
-        global_pool_kernel<LANES><<<grid, dim3(16, POOL_SLICES), 0, device->stream>>>(*call);
-    else
-        global_pool_kernel<1><<<grid, dim3(16, POOL_SLICES), 0, device->stream>>>(*call);
-    return mmebm__cuda_launched(device, "global_avg_pool");
+        return mmebm__cuda_launch(device, "global_avg_pool", global_pool_kernel<LANES>, grid, dim3(16, POOL_SLICES), 0,
+                                  *call);
+    return mmebm__cuda_launch(device, "global_avg_pool", global_pool_kernel<1>, grid, dim3(16, POOL_SLICES), 0, *call);
 }
 
 /* ---- batch norm with running statistics: y = gain (x - mean) / sqrt(variance + epsilon) + shift */
@@ -406,9 +413,10 @@ static mmebm_status global_pool_forward(const mmebm_device *device, const cuda_l
 /* Forward, or the gradient by x. */
 static __global__ void batch_norm_kernel(const __grid_constant__ cuda_layer_call call, float epsilon, int backward)
 {
+    begin_kernel();
     const cuda_tensor &out = backward ? call.by_x : call.y;
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, out.height *out.width *out.channels)
+    FOR_EACH_IN_ROW(i, out.height * out.width * out.channels)
     {
         const element place = element_of(out, i);
         const int32_t c = place.c;
@@ -423,6 +431,7 @@ static __global__ void batch_norm_kernel(const __grid_constant__ cuda_layer_call
  * (mmebm_plan_run). */
 static __global__ void batch_norm_sums_kernel(const __grid_constant__ cuda_layer_call call, float epsilon)
 {
+    begin_kernel();
     const cuda_tensor &shape = call.y;
     const int32_t c = (int32_t)blockIdx.x, area = shape.height * shape.width;
     const double scale = 1.0 / sqrt((double)call.variance[c] + epsilon), mean = call.mean[c];
@@ -444,20 +453,20 @@ static __global__ void batch_norm_sums_kernel(const __grid_constant__ cuda_layer
 
 static mmebm_status batch_norm_forward(const mmebm_device *device, const cuda_layer_call *call)
 {
-    batch_norm_kernel<<<row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0, device->stream>>>(
-        *call, call->layer->epsilon, 0);
-    return mmebm__cuda_launched(device, "batch_norm");
+    return mmebm__cuda_launch(device, "batch_norm", batch_norm_kernel, row_grid(row_count(&call->y), call->rows),
+                              CUDA_BLOCK, 0, *call, call->layer->epsilon, 0);
 }
 
 static mmebm_status batch_norm_backward(const mmebm_device *device, const cuda_layer_call *call)
 {
     if (call->by_weights[0])
-        batch_norm_sums_kernel<<<(unsigned)call->y.channels, CUDA_BLOCK, 0, device->stream>>>(*call,
-                                                                                             call->layer->epsilon);
+        CUDA_TRY(mmebm__cuda_launch(device, "sums of batch_norm", batch_norm_sums_kernel, (unsigned)call->y.channels,
+                                    CUDA_BLOCK, 0, *call, call->layer->epsilon));
     if (call->by_x.data)
-        batch_norm_kernel<<<row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, device->stream>>>(
-            *call, call->layer->epsilon, 1);
-    return mmebm__cuda_launched(device, "gradient of batch_norm");
+        return mmebm__cuda_launch(device, "gradient of batch_norm", batch_norm_kernel,
+                                  row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, *call,
+                                  call->layer->epsilon, 1);
+    return MMEBM_OK;
 }
 
 /* ---- losses: NLL (mean, target) and PRIOR (z), which is the NLL of z with mean 0 */
@@ -500,13 +509,15 @@ static __device__ __forceinline__ float element_loss(const loss_call &call, floa
 
 static __global__ void loss_kernel(const __grid_constant__ loss_call call)
 {
+    begin_kernel();
     const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
     for (int64_t row = blockIdx.x; row < call.rows; row += gridDim.x) {
         double total = 0.0;
         float by_mean, by_target;
         for (int32_t i = (int32_t)threadIdx.x; i < count; i += (int32_t)blockDim.x) {
             const element place = element_of(call.shape, i);
-            total += element_loss(call, read(call.mean, row, place), read(call.target, row, place), &by_mean, &by_target);
+            total +=
+                element_loss(call, read(call.mean, row, place), read(call.target, row, place), &by_mean, &by_target);
         }
         total = block_sum(total);
         if (threadIdx.x == 0) store_value(call.loss, row * call.loss.stride, (float)total);
@@ -515,11 +526,12 @@ static __global__ void loss_kernel(const __grid_constant__ loss_call call)
 
 static __global__ void loss_backward_kernel(const __grid_constant__ loss_call call)
 {
+    begin_kernel();
     const element first = {0, 0, 0};
     FOR_EACH_ROW(row, call.rows)
     {
         const float by_loss = read(call.by_loss, row, first);
-        FOR_EACH_IN_ROW(i, call.shape.height *call.shape.width *call.shape.channels)
+        FOR_EACH_IN_ROW(i, call.shape.height * call.shape.width * call.shape.channels)
         {
             const element place = element_of(call.shape, i);
             float by_mean, by_target;
@@ -551,15 +563,15 @@ static loss_call loss_arguments(const cuda_layer_call *call)
 
 static mmebm_status loss_forward(const mmebm_device *device, const cuda_layer_call *call)
 {
-    loss_kernel<<<mmebm__cuda_blocks(call->rows, 1), CUDA_BLOCK, 0, device->stream>>>(loss_arguments(call));
-    return mmebm__cuda_launched(device, "likelihood");
+    return mmebm__cuda_launch(device, "likelihood", loss_kernel, mmebm__cuda_blocks(call->rows, 1), CUDA_BLOCK, 0,
+                              loss_arguments(call));
 }
 
 static mmebm_status loss_backward(const mmebm_device *device, const cuda_layer_call *call)
 {
     const dim3 grid = row_grid(row_count(&call->x.tensor), call->rows);
-    loss_backward_kernel<<<grid, CUDA_BLOCK, 0, device->stream>>>(loss_arguments(call));
-    return mmebm__cuda_launched(device, "gradient of likelihood");
+    return mmebm__cuda_launch(device, "gradient of likelihood", loss_backward_kernel, grid, CUDA_BLOCK, 0,
+                              loss_arguments(call));
 }
 
 /* ---- the table */

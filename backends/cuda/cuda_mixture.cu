@@ -6,6 +6,7 @@
  * order, so that gradients add up in a fixed order without atomics. All in double: there are few numbers.
  */
 #include "cuda_expert.h"
+#include "cuda_launch.h"
 
 struct mixture_arrays {
     mmebm_mixture mixture;
@@ -77,7 +78,8 @@ static __device__ void mixture_row(const mixture_arrays &arrays, int64_t row, do
     const uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32;
     double unused_mean, unused_scale;
     for (uint32_t j = warp; j < mixture.experts; j += warps) {
-        const expert_scales scales = open_scales(mixture.scale_kind, mixture.floor, arrays.raw[j] + first, mixture.size);
+        const expert_scales scales =
+            open_scales(mixture.scale_kind, mixture.floor, arrays.raw[j] + first, mixture.size);
         double total = 0.0;
         for (int64_t d = threadIdx.x % 32; d < mixture.size; d += 32)
             total += log_density(mixture.family, z[d], arrays.mean[j][first + d], scale_of(scales, d), &unused_mean,
@@ -103,6 +105,7 @@ static __device__ void mixture_row(const mixture_arrays &arrays, int64_t row, do
 
 static __global__ void mixture_kernel(const __grid_constant__ mixture_arrays arrays)
 {
+    begin_kernel();
     __shared__ double densities[MMEBM_MAX_MODALITIES];
     for (int64_t tuple = blockIdx.x; tuple < arrays.mixture.period; tuple += gridDim.x)
         for (int64_t row = tuple; row < arrays.mixture.rows; row += arrays.mixture.period)
@@ -120,13 +123,14 @@ mmebm_status mmebm__cuda_mixture(mmebm_device *device, const mmebm_mixture *mixt
         arrays.mean_gradient[j] = mixture->mean_gradient ? mixture->mean_gradient[j] : NULL;
         arrays.raw_gradient[j] = mixture->raw_gradient ? mixture->raw_gradient[j] : NULL;
     }
-    mixture_kernel<<<mmebm__cuda_blocks(mixture->period, 1), 128, 0, device->stream>>>(arrays);
-    return mmebm__cuda_launched(device, "mixture");
+    return mmebm__cuda_launch(device, "mixture", mixture_kernel, mmebm__cuda_blocks(mixture->period, 1), 128, 0,
+                              arrays);
 }
 
 static __global__ void expert_scale_kernel(int64_t rows, int64_t size, const float *raw, uint32_t scale_kind,
                                            float floor, float *scale)
 {
+    begin_kernel();
     for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
         const expert_scales scales = open_scales(scale_kind, floor, raw + row * size, size);
         for (int64_t d = threadIdx.x; d < size; d += 32) scale[row * size + d] = (float)scale_of(scales, d);
@@ -137,7 +141,6 @@ mmebm_status mmebm__cuda_expert_scale(mmebm_device *device, int64_t rows, int64_
                                       uint32_t scale_kind, float floor, float *scale)
 {
     const cuda_scope scope(device);
-    expert_scale_kernel<<<mmebm__cuda_blocks(rows, 1), 32, 0, device->stream>>>(rows, size, raw, scale_kind, floor,
-                                                                                scale);
-    return mmebm__cuda_launched(device, "expert_scale");
+    return mmebm__cuda_launch(device, "expert_scale", expert_scale_kernel, mmebm__cuda_blocks(rows, 1), 32, 0, rows,
+                              size, raw, scale_kind, floor, scale);
 }

@@ -6,6 +6,7 @@
  * have the bits of the other backends. Norms and log densities are sums in double.
  */
 #include "cuda_expert.h"
+#include "cuda_launch.h"
 
 static __device__ mmebm_philox_block random_block(const mmebm_noise &noise, int64_t row, int64_t block)
 {
@@ -30,7 +31,7 @@ static __host__ __device__ int64_t fours(int64_t size)
 }
 
 #define FOR_EACH_FOUR(at, rows, size)                                                                                  \
-    for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < (rows) * fours(size);                       \
+    for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < (rows)*fours(size);                         \
          at += (int64_t)gridDim.x * blockDim.x)
 
 /* ---- noise */
@@ -38,6 +39,7 @@ static __host__ __device__ int64_t fours(int64_t size)
 static __global__ void noise_kernel(int64_t rows, int64_t size, float *target, uint32_t family, float scale, float add,
                                     mmebm_noise noise)
 {
+    begin_kernel();
     FOR_EACH_FOUR(at, rows, size)
     {
         const int64_t row = at / fours(size), block = at % fours(size);
@@ -55,9 +57,8 @@ mmebm_status mmebm__cuda_noise(mmebm_device *device, int64_t rows, int64_t size,
                                float scale, float add, const mmebm_noise *noise)
 {
     const cuda_scope scope(device);
-    noise_kernel<<<mmebm__cuda_blocks(rows * fours(size), CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
-        rows, size, target, family, scale, add, *noise);
-    return mmebm__cuda_launched(device, "noise");
+    return mmebm__cuda_launch(device, "noise", noise_kernel, mmebm__cuda_blocks(rows * fours(size), CUDA_BLOCK),
+                              CUDA_BLOCK, 0, rows, size, target, family, scale, add, *noise);
 }
 
 /* ---- Langevin */
@@ -90,12 +91,14 @@ static __device__ __forceinline__ void move_four(const mmebm_langevin_step &step
 
 static __global__ void langevin_kernel(mmebm_langevin_step step)
 {
+    begin_kernel();
     FOR_EACH_FOUR(at, step.rows, step.size) move_four(step, at / fours(step.size), at % fours(step.size), 1.0f);
 }
 
 /* With a bound on a row's norm: a block for each row. */
 static __global__ void clipped_langevin_kernel(mmebm_langevin_step step)
 {
+    begin_kernel();
     for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
         double total = 0.0;
         for (int64_t e = threadIdx.x; e < step.size; e += blockDim.x) {
@@ -113,17 +116,17 @@ mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_ste
 {
     const cuda_scope scope(device);
     if (step->drift_norm_clip > 0.0f)
-        clipped_langevin_kernel<<<mmebm__cuda_blocks(step->rows, 1), CUDA_BLOCK, 0, device->stream>>>(*step);
-    else
-        langevin_kernel<<<mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0,
-                          device->stream>>>(*step);
-    return mmebm__cuda_launched(device, "langevin");
+        return mmebm__cuda_launch(device, "langevin", clipped_langevin_kernel, mmebm__cuda_blocks(step->rows, 1),
+                                  CUDA_BLOCK, 0, *step);
+    return mmebm__cuda_launch(device, "langevin", langevin_kernel,
+                              mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, *step);
 }
 
 /* ---- Metropolis adjustment */
 
 static __global__ void propose_kernel(mmebm_mala_step step)
 {
+    begin_kernel();
     const float l = step.scales[0];
     FOR_EACH_FOUR(at, step.rows, step.size)
     {
@@ -140,9 +143,8 @@ static __global__ void propose_kernel(mmebm_mala_step step)
 mmebm_status mmebm__cuda_mala_propose(mmebm_device *device, const mmebm_mala_step *step)
 {
     const cuda_scope scope(device);
-    propose_kernel<<<mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
-        *step);
-    return mmebm__cuda_launched(device, "mala_propose");
+    return mmebm__cuda_launch(device, "mala_propose", propose_kernel,
+                              mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, *step);
 }
 
 /* log of the acceptance ratio of a row, by one warp; NaN, which accepts nothing, if the proposal is not finite. */
@@ -167,6 +169,7 @@ static __device__ double log_ratio(const mmebm_mala_step &step, int64_t row)
 
 static __global__ void accept_kernel(mmebm_mala_step step)
 {
+    begin_kernel();
     for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
         const mmebm_philox_block words = random_block(step.noise, row, 0);
         if (!((double)mmebm__log_unit(mmebm__uniform(words.word[0])) < log_ratio(step, row))) continue;
@@ -183,12 +186,12 @@ static __global__ void accept_kernel(mmebm_mala_step step)
 mmebm_status mmebm__cuda_mala_accept(mmebm_device *device, const mmebm_mala_step *step)
 {
     const cuda_scope scope(device);
-    accept_kernel<<<mmebm__cuda_blocks(step->rows, 1), 32, 0, device->stream>>>(*step);
-    return mmebm__cuda_launched(device, "mala_accept");
+    return mmebm__cuda_launch(device, "mala_accept", accept_kernel, mmebm__cuda_blocks(step->rows, 1), 32, 0, *step);
 }
 
 static __global__ void adapt_kernel(mmebm_mala_adapt adapt)
 {
+    begin_kernel();
     double total = 0.0;
     for (int64_t r = threadIdx.x; r < adapt.rows; r += blockDim.x) total += adapt.accepted[r];
     const double mean = block_sum(total) / (double)adapt.rows / adapt.steps;
@@ -201,8 +204,7 @@ static __global__ void adapt_kernel(mmebm_mala_adapt adapt)
 mmebm_status mmebm__cuda_mala_adapt(mmebm_device *device, const mmebm_mala_adapt *adapt)
 {
     const cuda_scope scope(device);
-    adapt_kernel<<<1, CUDA_BLOCK, 0, device->stream>>>(*adapt);
-    return mmebm__cuda_launched(device, "mala_adapt");
+    return mmebm__cuda_launch(device, "mala_adapt", adapt_kernel, 1, CUDA_BLOCK, 0, *adapt);
 }
 
 /* ---- draws from experts: a warp for each row */
@@ -222,6 +224,7 @@ static __device__ uint32_t chosen_expert(const mmebm_expert_draw &draw, int64_t 
 
 static __global__ void expert_draw_kernel(const __grid_constant__ expert_rows experts)
 {
+    begin_kernel();
     const mmebm_expert_draw &draw = experts.draw;
     for (int64_t row = blockIdx.x; row < draw.rows; row += gridDim.x) {
         const uint32_t expert = chosen_expert(draw, row);
@@ -250,6 +253,6 @@ mmebm_status mmebm__cuda_expert_draw(mmebm_device *device, const mmebm_expert_dr
         experts.mean[j] = draw->mean[j];
         experts.raw[j] = draw->raw[j];
     }
-    expert_draw_kernel<<<mmebm__cuda_blocks(draw->rows, 1), 32, 0, device->stream>>>(experts);
-    return mmebm__cuda_launched(device, "expert_draw");
+    return mmebm__cuda_launch(device, "expert_draw", expert_draw_kernel, mmebm__cuda_blocks(draw->rows, 1), 32, 0,
+                              experts);
 }

@@ -160,7 +160,8 @@ static void note_readers(mmebm_plan *plan)
             note_reading(plan, layer_input(graph, (int32_t)l, 0));
             if (node->sum >= 0) note_reading(plan, layer_input(graph, node->sum, 1 - (uint32_t)node->sum_edge));
         } else if (!node->done && node->product < 0) {
-            for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) note_reading(plan, layer_input(graph, (int32_t)l, k));
+            for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
+                note_reading(plan, layer_input(graph, (int32_t)l, k));
         }
     }
 }
@@ -176,9 +177,11 @@ static int may_merge(const mmebm_plan *plan, int32_t part, int32_t first)
     if (a->kind != MMEBM_LAYER_CONV2D || !plan->nodes[part].placed || plan->nodes[part].tail != part) return 0;
     if (b->kind != MMEBM_LAYER_CONV2D || (a->bias < 0) != (b->bias < 0)) return 0;
     const mmebm_layer *from = mmebm__layer_input(plan->graph, a, 0), *other = mmebm__layer_input(plan->graph, b, 0);
-    if (from->kind != MMEBM_LAYER_INPUT || from->shape[0] != other->shape[0] || from->shape[1] != other->shape[1]) return 0;
+    if (from->kind != MMEBM_LAYER_INPUT || from->shape[0] != other->shape[0] || from->shape[1] != other->shape[1])
+        return 0;
     for (int axis = 0; axis < 2; ++axis)
-        if (a->kernel[axis] != b->kernel[axis] || a->stride[axis] != b->stride[axis] || a->padding[axis] != b->padding[axis])
+        if (a->kernel[axis] != b->kernel[axis] || a->stride[axis] != b->stride[axis] ||
+            a->padding[axis] != b->padding[axis])
             return 0;
     return 1;
 }
@@ -212,8 +215,8 @@ static void merge_parts(mmebm_plan *plan, int32_t l)
 static int32_t value_type(const mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
-    const int wide = layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || layer->count == 1 ||
-                     read_by(plan, l, is_loss, 0);
+    const int wide =
+        layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || layer->count == 1 || read_by(plan, l, is_loss, 0);
     return wide ? (int32_t)TYPE_F32 : plan->type;
 }
 
@@ -271,7 +274,8 @@ static void *cut(cuda_cutter *cutter, size_t bytes)
     return cutter->memory ? cutter->memory + first : reinterpret_cast<char *>(alignment) + first;
 }
 
-static void cut_tensor(cuda_cutter *cutter, const mmebm_plan *plan, cuda_tensor shape, int32_t type, cuda_tensor *tensor)
+static void cut_tensor(cuda_cutter *cutter, const mmebm_plan *plan, cuda_tensor shape, int32_t type,
+                       cuda_tensor *tensor)
 {
     const size_t size = type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
     const size_t pixels = (size_t)shape.height * (size_t)shape.width;
@@ -403,7 +407,8 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
     const cuda_node *node = &plan->nodes[l];
     const cuda_geometry *gather = node->forward.direction > 0 ? &node->forward : &node->backward;
     const int32_t taps = gather->kernel[0] * gather->kernel[1];
-    const int64_t in = (int64_t)node->forward.in[0] * node->forward.in[1], out = (int64_t)node->forward.out[0] * node->forward.out[1];
+    const int64_t in = (int64_t)node->forward.in[0] * node->forward.in[1],
+                  out = (int64_t)node->forward.out[0] * node->forward.out[1];
     size_t floats = larger(
         mmebm__cuda_product_scratch(taps, padded_to_lanes(node->in_channels), node->out_channels, plan->capacity * out),
         mmebm__cuda_product_scratch(taps, padded_to_lanes(node->out_channels), node->in_channels, plan->capacity * in));
@@ -411,7 +416,8 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
     if (!weight_gradient) return floats;
     const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count;
     floats = larger(floats, mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX)); /* bias */
-    return larger(floats, mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
+    return larger(floats,
+                  mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
 }
 
 /* Scratch that products share: partial sums, and an aligned copy of one gradient. */
@@ -429,7 +435,8 @@ static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_
         if (!merged) partials = larger(partials, product_partials(plan, (int32_t)l, (int)spec->weight_gradient));
     }
     plan->partials = static_cast<float *>(cut(cutter, partials * sizeof(float)));
-    if (backward) plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
+    if (backward)
+        plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
 }
 
 /* plan->wanted marks what a run may want. */
@@ -458,7 +465,8 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
 {
     const mmebm_host *host = &device->host;
     const size_t layers = spec->graph->layer_count;
-    const size_t bytes = sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 2);
+    const size_t bytes =
+        sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 2);
     char *block = static_cast<char *>(host->allocate(host->owner, bytes, 64));
     if (!block) {
         host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
@@ -629,7 +637,6 @@ mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weight
     const mmebm_graph *graph = plan->graph;
     if (!graph->weight_count) return MMEBM_OK;
     CUDA_TRY(mmebm__cuda_copy(plan->device, plan->weights, weights, graph->weight_count * sizeof(float)));
-    for (uint32_t l = 0; l < graph->layer_count; ++l)
-        CUDA_TRY(pack_layer(plan, (int32_t)l));
+    for (uint32_t l = 0; l < graph->layer_count; ++l) CUDA_TRY(pack_layer(plan, (int32_t)l));
     return MMEBM_OK;
 }

@@ -38,8 +38,8 @@ struct cuda_node {
     int32_t placed; /* base inside a concatenation's memory */
     /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node then
      * has a product's fields too. */
-    int32_t merged;        /* also of its parts: they do not run on their own */
-    float *merged_bias;    /* device, out_channels; NULL without */
+    int32_t merged;              /* also of its parts: they do not run on their own */
+    float *merged_bias;          /* device, out_channels; NULL without */
     cuda_tensor merged_gradient; /* by all inputs side by side, f32 */
 };
 
@@ -61,9 +61,9 @@ struct mmebm_plan {
     unsigned char *wanted; /* of the current run */
     unsigned char *is_output;
     int32_t *readers, *sole_reader; /* how many edges lead from a layer, and one of their ends */
-    float *weights;          /* device: copy for biases and batch norm */
-    void *gradient_copy;     /* device: an aligned copy of one product's gradient */
-    float *partials;         /* device */
+    float *weights;                 /* device: copy for biases and batch norm */
+    void *gradient_copy;            /* device: an aligned copy of one product's gradient */
+    float *partials;                /* device */
 };
 
 static inline int32_t layer_input(const mmebm_graph *graph, int32_t layer, uint32_t k)

@@ -360,7 +360,8 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_ope
 {
     const mmebm_plan *plan = pass->plan;
     const int halves = gradient->window == 1 && gradient->shrink <= 2 && gradient->tensor.data;
-    if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink))) return MMEBM_OK;
+    if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
+        return MMEBM_OK;
     cuda_tensor copy = layer_shape(&pass->graph->layers[l], 1);
     copy.data = plan->gradient_copy;
     copy.type = plan->type;
@@ -374,9 +375,8 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_ope
 
 static float *weight_gradient_of(const cuda_pass *pass, int32_t tensor)
 {
-    return tensor < 0 || !pass->run->weight_gradient
-               ? NULL
-               : pass->run->weight_gradient + pass->graph->tensors[tensor].offset;
+    return tensor < 0 || !pass->run->weight_gradient ? NULL
+                                                     : pass->run->weight_gradient + pass->graph->tensors[tensor].offset;
 }
 
 static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)

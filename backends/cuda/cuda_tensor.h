@@ -70,7 +70,7 @@ struct cuda_epilogue {
     int32_t window;
     cuda_tensor mask;
     float mask_slope;
-    cuda_operand residual; /* scale 0 = none; shrink 1 or 2 */
+    cuda_operand residual;      /* scale 0 = none; shrink 1 or 2 */
     cuda_tensor raw, activated; /* data NULL = not wanted */
     float activated_slope;
 };
@@ -134,8 +134,8 @@ struct cuda_layer_call {
     int64_t rows;
     cuda_operand x, target; /* inputs 0 and 1 */
     cuda_tensor y;
-    cuda_operand by_y;      /* gradient of y */
-    cuda_tensor by_x, by_target; /* data NULL = not wanted; written */
+    cuda_operand by_y;                           /* gradient of y */
+    cuda_tensor by_x, by_target;                 /* data NULL = not wanted; written */
     const float *gain, *shift, *mean, *variance; /* batch norm */
     float *by_weights[4]; /* batch norm: of gain, shift; sums for mean, variance; NULL = not wanted */
     float *partials;
@@ -211,7 +211,8 @@ static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
     return *reinterpret_cast<const uint32_t *>(&pair);
 }
 
-template <int V> static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, int64_t at, const float *v)
+template <int V>
+static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, int64_t at, const float *v)
 {
     if (V == 1) {
         store_value(tensor, at, v[0]);

@@ -4,6 +4,7 @@
  * double and rounded once, as on the reference backend: all of these wait for memory, not for arithmetic. A factor 0
  * means that its operand is not read.
  */
+#include "cuda_launch.h"
 #include "cuda_sum.h"
 
 #define FOR_EACH(i, count)                                                                                             \
@@ -13,18 +14,20 @@
 
 static __global__ void fill_kernel(int64_t count, float *target, float value)
 {
+    begin_kernel();
     FOR_EACH(i, count) target[i] = value;
 }
 
 mmebm_status mmebm__cuda_fill(mmebm_device *device, int64_t count, float *target, float value)
 {
     const cuda_scope scope(device);
-    fill_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(count, target, value);
-    return mmebm__cuda_launched(device, "fill");
+    return mmebm__cuda_launch(device, "fill", fill_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, count,
+                              target, value);
 }
 
 static __global__ void combine_kernel(int64_t count, float *target, float alpha, const float *source, float beta)
 {
+    begin_kernel();
     FOR_EACH(i, count)
     {
         const double kept = alpha == 0.0f ? 0.0 : (double)alpha * target[i];
@@ -36,13 +39,14 @@ mmebm_status mmebm__cuda_combine(mmebm_device *device, int64_t count, float *tar
                                  float beta)
 {
     const cuda_scope scope(device);
-    combine_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(count, target, alpha,
-                                                                                             source, beta);
-    return mmebm__cuda_launched(device, "combine");
+    return mmebm__cuda_launch(device, "combine", combine_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0,
+                              count, target, alpha, source, beta);
 }
 
-static __global__ void lerp_kernel(int64_t count, float *target, const float *source, float source_scale, const float *t)
+static __global__ void lerp_kernel(int64_t count, float *target, const float *source, float source_scale,
+                                   const float *t)
 {
+    begin_kernel();
     const double weight = *t;
     FOR_EACH(i, count)
     target[i] = (float)(target[i] + weight * ((double)source_scale * source[i] - target[i]));
@@ -52,13 +56,13 @@ mmebm_status mmebm__cuda_lerp(mmebm_device *device, int64_t count, float *target
                               float source_scale, const float *t)
 {
     const cuda_scope scope(device);
-    lerp_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(count, target, source,
-                                                                                          source_scale, t);
-    return mmebm__cuda_launched(device, "lerp");
+    return mmebm__cuda_launch(device, "lerp", lerp_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, count,
+                              target, source, source_scale, t);
 }
 
 static __global__ void adam_kernel(mmebm_adam_step step)
 {
+    begin_kernel();
     const double rate = step.control[0], correction1 = step.control[1], correction2 = step.control[2];
     const double beta1 = step.beta1, beta2 = step.beta2;
     const double norm = step.clip > 0.0f ? sqrt((double)*step.norm2) : 0.0;
@@ -78,14 +82,15 @@ static __global__ void adam_kernel(mmebm_adam_step step)
 mmebm_status mmebm__cuda_adam(mmebm_device *device, const mmebm_adam_step *step)
 {
     const cuda_scope scope(device);
-    adam_kernel<<<mmebm__cuda_blocks(step->count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(*step);
-    return mmebm__cuda_launched(device, "adam");
+    return mmebm__cuda_launch(device, "adam", adam_kernel, mmebm__cuda_blocks(step->count, CUDA_BLOCK), CUDA_BLOCK, 0,
+                              *step);
 }
 
 /* ---- sums */
 
 static __global__ void row_distance_kernel(int64_t rows, int64_t size, const float *a, const float *b, float *out)
 {
+    begin_kernel();
     for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
         double total = 0.0;
         for (int64_t e = r * size + threadIdx.x; e < (r + 1) * size; e += blockDim.x) {
@@ -101,8 +106,8 @@ mmebm_status mmebm__cuda_row_distance(mmebm_device *device, int64_t rows, int64_
                                       float *out)
 {
     const cuda_scope scope(device);
-    row_distance_kernel<<<mmebm__cuda_blocks(rows, 1), CUDA_BLOCK, 0, device->stream>>>(rows, size, a, b, out);
-    return mmebm__cuda_launched(device, "row_distance");
+    return mmebm__cuda_launch(device, "row_distance", row_distance_kernel, mmebm__cuda_blocks(rows, 1), CUDA_BLOCK, 0,
+                              rows, size, a, b, out);
 }
 
 enum { SUM_DOT = 3 /* of two arrays; below it the powers of `reduce` */ };
@@ -117,6 +122,7 @@ static __device__ double sum_term(uint32_t power, const float *values, const flo
 static __global__ void partial_sum_kernel(int64_t count, const float *values, const float *others, uint32_t power,
                                           double *partials)
 {
+    begin_kernel();
     double total = 0.0;
     FOR_EACH(i, count) total += sum_term(power, values, others, i);
     total = block_sum(total);
@@ -125,6 +131,7 @@ static __global__ void partial_sum_kernel(int64_t count, const float *values, co
 
 static __global__ void total_kernel(int count, const double *partials, float scale, float *out, double *wide)
 {
+    begin_kernel();
     double total = 0.0;
     for (int i = (int)threadIdx.x; i < count; i += (int)blockDim.x) total += partials[i];
     total = block_sum(total);
@@ -145,10 +152,10 @@ static mmebm_status sum_all(mmebm_device *device, int64_t count, const float *va
                             uint32_t power, float scale, float *out)
 {
     const int blocks = partial_blocks(count);
-    partial_sum_kernel<<<blocks, CUDA_BLOCK, 0, device->stream>>>(count, values, others, power, device->partials);
-    total_kernel<<<1, CUDA_BLOCK, 0, device->stream>>>(blocks, device->partials, scale, out,
-                                                       out ? NULL : device->partials + CUDA_PARTIALS - 1);
-    return mmebm__cuda_launched(device, "reduce");
+    CUDA_TRY(mmebm__cuda_launch(device, "reduce", partial_sum_kernel, blocks, CUDA_BLOCK, 0, count, values, others,
+                                power, device->partials));
+    return mmebm__cuda_launch(device, "reduce", total_kernel, 1, CUDA_BLOCK, 0, blocks, device->partials, scale, out,
+                              out ? NULL : device->partials + CUDA_PARTIALS - 1);
 }
 
 mmebm_status mmebm__cuda_reduce(mmebm_device *device, int64_t count, const float *values, uint32_t power, float scale,
@@ -163,10 +170,12 @@ mmebm_status mmebm__cuda_reduce(mmebm_device *device, int64_t count, const float
 /* v <- W' u */
 static __global__ void transposed_product_kernel(mmebm_spectral spectral)
 {
+    begin_kernel();
     FOR_EACH(j, spectral.cols)
     {
         double total = 0.0;
-        for (int64_t i = 0; i < spectral.rows; ++i) total += (double)spectral.u[i] * spectral.weight[i * spectral.cols + j];
+        for (int64_t i = 0; i < spectral.rows; ++i)
+            total += (double)spectral.u[i] * spectral.weight[i * spectral.cols + j];
         spectral.v[j] = (float)total;
     }
 }
@@ -174,6 +183,7 @@ static __global__ void transposed_product_kernel(mmebm_spectral spectral)
 /* u <- W v, a block for each row */
 static __global__ void product_kernel(mmebm_spectral spectral)
 {
+    begin_kernel();
     for (int64_t i = blockIdx.x; i < spectral.rows; i += gridDim.x) {
         double total = 0.0;
         for (int64_t j = threadIdx.x; j < spectral.cols; j += blockDim.x)
@@ -186,6 +196,7 @@ static __global__ void product_kernel(mmebm_spectral spectral)
 /* vector <- vector / |vector| by one block; a zero vector stays zero. */
 static __global__ void normalise_kernel(int64_t count, float *vector, float *norm_out)
 {
+    begin_kernel();
     double total = 0.0;
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) total += (double)vector[i] * vector[i];
     const double norm = fmax(sqrt(block_sum(total)), 1e-12);
@@ -195,6 +206,7 @@ static __global__ void normalise_kernel(int64_t count, float *vector, float *nor
 
 static __global__ void divide_kernel(int64_t count, const float *weight, const float *sigma, float *normalised)
 {
+    begin_kernel();
     const double divisor = *sigma;
     FOR_EACH(i, count) normalised[i] = (float)(weight[i] / divisor);
 }
@@ -204,18 +216,22 @@ mmebm_status mmebm__cuda_spectral_update(mmebm_device *device, const mmebm_spect
     const cuda_scope scope(device);
     const int64_t count = spectral->rows * spectral->cols;
     const cudaStream_t stream = device->stream;
-    transposed_product_kernel<<<mmebm__cuda_blocks(spectral->cols, 64), 64, 0, stream>>>(*spectral);
-    normalise_kernel<<<1, CUDA_BLOCK, 0, stream>>>(spectral->cols, spectral->v, NULL);
-    product_kernel<<<mmebm__cuda_blocks(spectral->rows, 1), CUDA_BLOCK, 0, stream>>>(*spectral);
-    normalise_kernel<<<1, CUDA_BLOCK, 0, stream>>>(spectral->rows, spectral->u, spectral->sigma);
-    divide_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, stream>>>(count, spectral->weight,
-                                                                                    spectral->sigma, spectral->normalised);
-    return mmebm__cuda_launched(device, "spectral_update");
+    CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", transposed_product_kernel,
+                                mmebm__cuda_blocks(spectral->cols, 64), 64, 0, *spectral));
+    CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", normalise_kernel, 1, CUDA_BLOCK, 0, spectral->cols,
+                                spectral->v, NULL));
+    CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", product_kernel, mmebm__cuda_blocks(spectral->rows, 1),
+                                CUDA_BLOCK, 0, *spectral));
+    CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", normalise_kernel, 1, CUDA_BLOCK, 0, spectral->rows,
+                                spectral->u, spectral->sigma));
+    return mmebm__cuda_launch(device, "spectral_update", divide_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
+                              CUDA_BLOCK, 0, count, spectral->weight, spectral->sigma, spectral->normalised);
 }
 
 /* dL/dW = (G - <G, W/sigma> u v') / sigma */
 static __global__ void spectral_gradient_kernel(mmebm_spectral spectral, const double *along)
 {
+    begin_kernel();
     const double sigma = *spectral.sigma;
     FOR_EACH(at, spectral.rows * spectral.cols)
     {
@@ -229,7 +245,7 @@ mmebm_status mmebm__cuda_spectral_gradient(mmebm_device *device, const mmebm_spe
     const cuda_scope scope(device);
     const int64_t count = spectral->rows * spectral->cols;
     CUDA_TRY(sum_all(device, count, spectral->gradient, spectral->normalised, SUM_DOT, 1.0f, NULL));
-    spectral_gradient_kernel<<<mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, device->stream>>>(
-        *spectral, device->partials + CUDA_PARTIALS - 1);
-    return mmebm__cuda_launched(device, "spectral_gradient");
+    return mmebm__cuda_launch(device, "spectral_gradient", spectral_gradient_kernel,
+                              mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, *spectral,
+                              device->partials + CUDA_PARTIALS - 1);
 }
