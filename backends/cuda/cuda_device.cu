@@ -55,6 +55,27 @@ static mmebm_status find_device(const mmebm_host *host, int *ordinal, cudaDevice
     return MMEBM_OK;
 }
 
+static mmebm_status open_lanes(mmebm_device *device)
+{
+    for (int lane = 0; lane < CUDA_LANES; ++lane) {
+        cuda_lane *opened = &device->lanes[lane];
+        if (lane)
+            CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking),
+                                       "cudaStreamCreate"));
+        CUDA_TRY(mmebm__cuda_check(device, cudaEventCreateWithFlags(&opened->reached, cudaEventDisableTiming),
+                                   "cudaEventCreate"));
+    }
+    return MMEBM_OK;
+}
+
+static void close_lanes(mmebm_device *device)
+{
+    for (cuda_lane &lane : device->lanes) {
+        if (lane.stream) cudaStreamDestroy(lane.stream);
+        if (lane.reached) cudaEventDestroy(lane.reached);
+    }
+}
+
 static mmebm_status open_stream(mmebm_device *device)
 {
     CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking),
@@ -62,7 +83,7 @@ static mmebm_status open_stream(mmebm_device *device)
     void *partials;
     CUDA_TRY(mmebm__cuda_allocate(device, CUDA_PARTIALS * sizeof(double), &partials));
     device->partials = static_cast<double *>(partials);
-    return MMEBM_OK;
+    return open_lanes(device);
 }
 
 mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
@@ -104,6 +125,7 @@ void mmebm__cuda_device_close(mmebm_device *device)
             cudaStreamSynchronize(device->stream);
             cudaStreamDestroy(device->stream);
         }
+        close_lanes(device);
         cudaFree(device->partials);
     }
     const mmebm_host host = device->host;

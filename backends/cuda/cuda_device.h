@@ -7,6 +7,7 @@
  *   cuda_vector.cu   sums, optimiser, spectral     cuda_layers.cu    layers without weights
  *   cuda_noise.cu    noise, chains (no contraction)  cuda_conv.cu    bf16 convolutions on tensor cores
  *   cuda_mixture.cu  experts                       cuda_conv_f32.cu  f32 convolutions
+ *   cuda_lanes.cu    streams side by side
  *                                                  cuda_gradient.cu  weight gradients
  */
 #ifndef MMEBM_CUDA_DEVICE_H
@@ -24,14 +25,22 @@ extern "C" {
 enum {
     CUDA_PARTIALS = 1024, /* doubles of scratch for sums over a whole array */
     CUDA_BLOCK = 256,     /* threads of an elementwise block */
-    CUDA_MAX_GRID_Y = 65535
+    CUDA_MAX_GRID_Y = 65535,
+    CUDA_LANES = 8 /* streams side by side: cuda_lanes.h */
+};
+
+struct cuda_lane {
+    cudaStream_t stream; /* NULL for lane 0, which is the device's stream */
+    cudaEvent_t reached;
 };
 
 struct mmebm_device {
     mmebm_host host;
     int ordinal;        /* CUDA's number of the device */
     int processors;     /* multiprocessors */
-    int launches_early; /* sm_90 and newer: cuda_launch.h */
+    int launches_early;      /* sm_90 and newer: cuda_launch.h */
+    mutable int after_event; /* the next kernel follows an event, so it must not launch early */
+    cuda_lane lanes[CUDA_LANES];
     cudaStream_t stream;
     double *partials; /* CUDA_PARTIALS */
     char description[160];

@@ -33,7 +33,8 @@ static mmebm_status mmebm__cuda_launch(const mmebm_device *device, const char *w
     launch.dynamicSmemBytes = shared;
     launch.stream = device->stream;
     launch.attrs = &early;
-    launch.numAttrs = device->launches_early ? 1 : 0;
+    launch.numAttrs = device->launches_early && !device->after_event ? 1 : 0;
+    device->after_event = 0;
     return mmebm__cuda_check(device, cudaLaunchKernelEx(&launch, kernel, P(arguments)...), what);
 }
 

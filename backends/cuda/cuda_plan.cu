@@ -166,6 +166,27 @@ static void note_readers(mmebm_plan *plan)
     }
 }
 
+/* ---- lanes */
+
+/* A layer that reads inputs alone begins a lane; others stay in the lane of what they read and, where lanes meet, go on
+ * in the lowest. */
+static void choose_lanes(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->graph;
+    int32_t begun = 0;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        int32_t lane = CUDA_LANES;
+        if (graph->layers[l].kind == MMEBM_LAYER_INPUT) continue;
+        for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+            const int32_t from = layer_input(graph, (int32_t)l, k);
+            if (graph->layers[from].kind != MMEBM_LAYER_INPUT && plan->nodes[from].lane < lane)
+                lane = plan->nodes[from].lane;
+        }
+        plan->nodes[l].lane = lane < CUDA_LANES ? lane : begun++ % CUDA_LANES;
+    }
+    plan->lanes = begun < CUDA_LANES ? begun : (int32_t)CUDA_LANES;
+}
+
 /* ---- merged convolutions */
 
 enum { MOST_MERGED_CHANNELS = 64 /* of all sources; beyond, the zeros between them cost too much */ };
@@ -420,7 +441,7 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
                   mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
 }
 
-/* Scratch that products share: partial sums, and an aligned copy of one gradient. */
+/* Scratch that the products of a lane share: partial sums, and an aligned copy of one gradient. */
 static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_spec *spec)
 {
     const mmebm_graph *graph = plan->graph;
@@ -434,9 +455,12 @@ static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_
                                 (size_t)padded_to_lanes(node->out_channels));
         if (!merged) partials = larger(partials, product_partials(plan, (int32_t)l, (int)spec->weight_gradient));
     }
-    plan->partials = static_cast<float *>(cut(cutter, partials * sizeof(float)));
-    if (backward)
-        plan->gradient_copy = cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
+    for (int32_t lane = 0; lane < plan->lanes; ++lane) {
+        plan->partials[lane] = static_cast<float *>(cut(cutter, partials * sizeof(float)));
+        if (backward)
+            plan->gradient_copy[lane] =
+                cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
+    }
 }
 
 /* plan->wanted marks what a run may want. */
@@ -534,6 +558,7 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
     find_views(made);
     note_readers(made);
     choose_placed(made);
+    choose_lanes(made);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (is_product(&made->graph->layers[l])) set_geometry(made, (int32_t)l);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)

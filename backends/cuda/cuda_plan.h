@@ -13,12 +13,15 @@
 #ifndef MMEBM_CUDA_PLAN_H
 #define MMEBM_CUDA_PLAN_H
 
+#include "cuda_lanes.h"
 #include "cuda_tensor.h"
 
 struct cuda_node {
     /* where the layer's values lie */
     int32_t base, activated, shrink;
     int32_t done; /* nothing to run: a view, or inside a group */
+    int32_t lane; /* that the layer runs in */
+    int32_t lane; /* where it runs: cuda_lanes.h */
     /* of a base */
     cuda_tensor raw, act; /* data NULL = not stored */
     int32_t act_layer;    /* that reads the activated copy; -1 = none */
@@ -47,6 +50,7 @@ struct cuda_node {
 struct cuda_collected {
     cuda_operand value; /* in the geometry of the base */
     int32_t set;
+    uint32_t lanes; /* that made it, as a set */
 };
 
 struct mmebm_plan {
@@ -62,8 +66,9 @@ struct mmebm_plan {
     unsigned char *is_output;
     int32_t *readers, *sole_reader; /* how many edges lead from a layer, and one of their ends */
     float *weights;                 /* device: copy for biases and batch norm */
-    void *gradient_copy;            /* device: an aligned copy of one product's gradient */
-    float *partials;                /* device */
+    int32_t lanes;                  /* in use: cuda_lanes.h */
+    void *gradient_copy[CUDA_LANES]; /* device: an aligned copy of one product's gradient */
+    float *partials[CUDA_LANES];     /* device */
 };
 
 static inline int32_t layer_input(const mmebm_graph *graph, int32_t layer, uint32_t k)

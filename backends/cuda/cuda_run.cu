@@ -11,10 +11,20 @@
 
 struct cuda_pass {
     mmebm_plan *plan;
-    const mmebm_device *device;
     const mmebm_graph *graph;
     const mmebm_plan_run *run;
+    cuda_fork *fork;
 };
+
+static const mmebm_device *device_of(const cuda_pass *pass)
+{
+    return fork_device(pass->fork);
+}
+
+static uint32_t lane_set(int32_t lane)
+{
+    return 1u << lane;
+}
 
 static int64_t elements_of(const cuda_tensor *tensor)
 {
@@ -70,7 +80,7 @@ static mmebm_status combine(const cuda_pass *pass, const cuda_tensor *out, const
     call.rows = pass->run->rows;
     call.a = *a;
     if (b) call.b = *b;
-    return mmebm__cuda_combine_tensors(pass->device, &call);
+    return mmebm__cuda_combine_tensors(device_of(pass), &call);
 }
 
 /* ---- forward */
@@ -103,9 +113,9 @@ static cuda_operand readable_source(const cuda_pass *pass, int32_t product)
 
 static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
-    product->partials = pass->plan->partials;
-    return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(pass->device, product)
-                                         : mmebm__cuda_product_f32(pass->device, product);
+    product->partials = pass->plan->partials[pass->fork->now];
+    return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(device_of(pass), product)
+                                         : mmebm__cuda_product_f32(device_of(pass), product);
 }
 
 static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
@@ -177,7 +187,7 @@ static cuda_product merged_product(const cuda_pass *pass, int32_t l, int backwar
 static mmebm_status merged_forward(const cuda_pass *pass, int32_t l)
 {
     const cuda_side_by_side images = merged_images(pass, l, 0);
-    CUDA_TRY(mmebm__cuda_gather_parts(pass->device, &images));
+    CUDA_TRY(mmebm__cuda_gather_parts(device_of(pass), &images));
     cuda_product product = merged_product(pass, l, 0);
     return run_product(pass, &product);
 }
@@ -225,7 +235,7 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     const cuda_layer_pass forward = mmebm__cuda_forward(layer->kind);
     if (forward && !halving) {
         const cuda_layer_call call = layer_call(pass, l);
-        return forward(pass->device, &call);
+        return forward(device_of(pass), &call);
     }
     if (layer->kind == MMEBM_LAYER_CONCAT) return concat_forward(pass, l);
     const int add = layer->kind == MMEBM_LAYER_ADD;
@@ -245,13 +255,29 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     return combine(pass, &out, &a, &b);
 }
 
+/* Lanes of what layer l reads; of a group, what its layers read. */
+static uint32_t lanes_read(const cuda_pass *pass, int32_t l)
+{
+    const mmebm_graph *graph = pass->graph;
+    const int32_t product = pass->plan->nodes[l].product;
+    uint32_t lanes = 0;
+    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
+        lanes |= lane_set(pass->plan->nodes[layer_input(graph, l, k)].lane);
+    return product < 0 || product == l ? lanes : lanes | lanes_read(pass, product);
+}
+
 static mmebm_status forward(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
-    for (uint32_t l = 0; l < graph->layer_count; ++l)
-        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && !pass->plan->nodes[l].done &&
-            !(is_product(&graph->layers[l]) && pass->plan->nodes[l].merged))
-            CUDA_TRY(layer_forward(pass, (int32_t)l));
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const cuda_node *node = &pass->plan->nodes[l];
+        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
+            continue;
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane));
+        CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, lanes_read(pass, (int32_t)l)));
+        CUDA_TRY(layer_forward(pass, (int32_t)l));
+    }
+    if (!pass->run->seeds || pass->run->outputs) CUDA_TRY(mmebm__cuda_fork_join(pass->fork));
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
         const cuda_operand values = values_of(pass, graph->outputs[o], 1.0f);
@@ -292,6 +318,7 @@ static mmebm_status settle(const cuda_pass *pass, int32_t b)
     if (collected->value.tensor.data == own.data) return MMEBM_OK;
     CUDA_TRY(combine(pass, &own, &collected->value, NULL));
     collected->value = {own, 1, 1, 1.0f};
+    collected->lanes = lane_set(pass->fork->now);
     return MMEBM_OK;
 }
 
@@ -305,6 +332,7 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
+    CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);
     if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||
         (reshaped && !is_plain(&collected->value)))
@@ -319,6 +347,7 @@ static void mark_settled(const cuda_pass *pass, int32_t b)
 {
     pass->plan->collected[b].value = {gradient_memory(pass, b), 1, 1, 1.0f};
     pass->plan->collected[b].set = 1;
+    pass->plan->collected[b].lanes = lane_set(pass->fork->now);
 }
 
 /* Adds a gradient of layer l's values, given in the shape of l. */
@@ -335,6 +364,7 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
         if (reshaped) set_shape(&gradient, &base_shape);
         collected->value = gradient;
         collected->set = 1;
+        collected->lanes = lane_set(pass->fork->now);
         return MMEBM_OK;
     }
     cuda_combine call = {};
@@ -347,7 +377,7 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
         call.mask = values_of(pass, l, 1.0f).tensor;
         call.slope = pass->plan->nodes[node->base].act_slope;
     }
-    CUDA_TRY(mmebm__cuda_combine_tensors(pass->device, &call));
+    CUDA_TRY(mmebm__cuda_combine_tensors(device_of(pass), &call));
     mark_settled(pass, node->base);
     return MMEBM_OK;
 }
@@ -363,7 +393,7 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_ope
     if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
         return MMEBM_OK;
     cuda_tensor copy = layer_shape(&pass->graph->layers[l], 1);
-    copy.data = plan->gradient_copy;
+    copy.data = plan->gradient_copy[pass->fork->now];
     copy.type = plan->type;
     if (plan->type == TYPE_BF16) copy.channels = copy.stride = padded_to_lanes(copy.channels);
     cuda_operand unscaled = *gradient; /* the factor comes after the sums, as it does without a copy */
@@ -400,13 +430,13 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
     call.scale = gradient->scale;
     call.rows = pass->run->rows;
     call.gradient = weight_gradient_of(pass, layer->weight);
-    call.partials = pass->plan->partials;
-    CUDA_TRY(mmebm__cuda_weight_gradient(pass->device, &call));
+    call.partials = pass->plan->partials[pass->fork->now];
+    CUDA_TRY(mmebm__cuda_weight_gradient(device_of(pass), &call));
     float *bias = weight_gradient_of(pass, layer->bias);
     if (!bias) return MMEBM_OK;
     cuda_operand sums = *gradient;
     sums.tensor.channels = node->out_channels;
-    return mmebm__cuda_bias_gradient(pass->device, &sums, pass->run->rows, bias, pass->plan->partials);
+    return mmebm__cuda_bias_gradient(device_of(pass), &sums, pass->run->rows, bias, pass->plan->partials[pass->fork->now]);
 }
 
 static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)
@@ -495,7 +525,7 @@ static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_opera
         }
         share.tensor.data = static_cast<float *>(share.tensor.data) + share.tensor.channels;
     }
-    return mmebm__cuda_split_parts(pass->device, &images);
+    return mmebm__cuda_split_parts(device_of(pass), &images);
 }
 
 static mmebm_status concat_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
@@ -525,7 +555,7 @@ static mmebm_status other_backward(const cuda_pass *pass, int32_t l, const cuda_
         const int32_t tensors[4] = {layer->weight, layer->bias, layer->mean, layer->variance};
         for (int k = 0; k < 4; ++k) call.by_weights[k] = weight_gradient_of(pass, tensors[k]);
     }
-    CUDA_TRY(mmebm__cuda_backward(layer->kind)(pass->device, &call));
+    CUDA_TRY(mmebm__cuda_backward(layer->kind)(device_of(pass), &call));
     for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
         const cuda_operand by_input = {node->by_input[k], 1, 1, 1.0f};
         if (pass->plan->wanted[layer_input(pass->graph, l, k)])
@@ -599,7 +629,7 @@ static mmebm_status deliver_input_gradients(const cuda_pass *pass)
         }
         const cuda_tensor own = gradient_memory(pass, l);
         const size_t bytes = (size_t)(pass->run->rows * elements_of(&own)) * sizeof(float);
-        CUDA_TRY(mmebm__cuda_check(pass->device, cudaMemsetAsync(own.data, 0, bytes, pass->device->stream),
+        CUDA_TRY(mmebm__cuda_check(device_of(pass), cudaMemsetAsync(own.data, 0, bytes, device_of(pass)->stream),
                                    "cudaMemsetAsync"));
     }
     return MMEBM_OK;
@@ -613,17 +643,24 @@ static mmebm_status backward(const cuda_pass *pass)
     for (uint32_t i = 0; i < graph->input_count; ++i)
         plan->wanted[graph->inputs[i]] = pass->run->input_gradients && pass->run->input_gradients[i];
     mmebm__cuda_mark_wanted(graph, pass->run->weight_gradient != NULL, plan->wanted);
+    pass->fork->now = 0;
     CUDA_TRY(seed_outputs(pass));
-    for (uint32_t l = graph->layer_count; l-- > 0;)
-        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && plan->collected[l].set)
-            CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
+    for (uint32_t l = graph->layer_count; l-- > 0;) {
+        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || !plan->collected[l].set) continue;
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane));
+        CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, plan->collected[l].lanes));
+        CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
+    }
+    CUDA_TRY(mmebm__cuda_fork_join(pass->fork));
     return deliver_input_gradients(pass);
 }
 
 mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
 {
     const cuda_scope scope(plan->device);
-    const cuda_pass pass = {plan, plan->device, plan->graph, run};
+    cuda_fork fork;
+    mmebm__cuda_fork_begin(&fork, plan->device);
+    const cuda_pass pass = {plan, plan->graph, run, &fork};
     CUDA_TRY(forward(&pass));
     return run->seeds ? backward(&pass) : MMEBM_OK;
 }

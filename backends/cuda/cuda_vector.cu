@@ -215,7 +215,6 @@ mmebm_status mmebm__cuda_spectral_update(mmebm_device *device, const mmebm_spect
 {
     const cuda_scope scope(device);
     const int64_t count = spectral->rows * spectral->cols;
-    const cudaStream_t stream = device->stream;
     CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", transposed_product_kernel,
                                 mmebm__cuda_blocks(spectral->cols, 64), 64, 0, *spectral));
     CUDA_TRY(mmebm__cuda_launch(device, "spectral_update", normalise_kernel, 1, CUDA_BLOCK, 0, spectral->cols,

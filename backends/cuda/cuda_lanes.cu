@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cuda_lanes.h"
+
+static const mmebm_device *lane_device(const cuda_fork *fork, int32_t lane)
+{
+    return lane ? &fork->side[lane - 1] : fork->device;
+}
+
+/* Stream `later` goes on after what `earlier` has queued. */
+static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earlier)
+{
+    const mmebm_device *device = fork->device, *waiting = lane_device(fork, later);
+    const cudaEvent_t reached = device->lanes[earlier].reached;
+    CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, lane_device(fork, earlier)->stream), "cudaEventRecord"));
+    waiting->after_event = 1;
+    return mmebm__cuda_check(device, cudaStreamWaitEvent(waiting->stream, reached, 0), "cudaStreamWaitEvent");
+}
+
+void mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device)
+{
+    fork->device = device;
+    fork->open = 1;
+    fork->now = 0;
+}
+
+mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane)
+{
+    fork->now = lane;
+    if (fork->open >> lane & 1) return MMEBM_OK;
+    fork->open |= 1u << lane;
+    fork->side[lane - 1] = *fork->device;
+    fork->side[lane - 1].stream = fork->device->lanes[lane].stream;
+    return wait_for(fork, lane, 0);
+}
+
+mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
+{
+    for (int32_t lane = 0; lane < CUDA_LANES; ++lane)
+        if (lane != fork->now && (lanes & fork->open) >> lane & 1) CUDA_TRY(wait_for(fork, fork->now, lane));
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_fork_join(cuda_fork *fork)
+{
+    fork->now = 0;
+    CUDA_TRY(mmebm__cuda_fork_wait(fork, fork->open));
+    fork->open = 1;
+    return MMEBM_OK;
+}

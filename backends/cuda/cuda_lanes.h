@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Branches of a graph that do not read each other (decoders of one latent, encoders of several images) run side by side,
+ * each on a stream of its own, a lane: one such branch alone does not fill the chip. Lane 0 is the device's stream. A lane
+ * opens when its first layer runs, waits for another where it reads that one's results, and all meet again at the end of
+ * a run; inside a recorded sequence this makes a graph with parallel branches.
+ */
+#ifndef MMEBM_CUDA_LANES_H
+#define MMEBM_CUDA_LANES_H
+
+#include "cuda_device.h"
+
+struct cuda_fork {
+    const mmebm_device *device;
+    mmebm_device side[CUDA_LANES - 1]; /* the device as lanes 1, 2, ... see it: with their stream */
+    uint32_t open;                     /* bit k: lane k has work */
+    int32_t now;                       /* the lane that layers run in */
+};
+
+void mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device);
+/* Layers that follow run in `lane`. */
+mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane);
+/* The present lane waits for all that the lanes in the set have queued. */
+mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes);
+/* Back to lane 0, after all others. */
+mmebm_status mmebm__cuda_fork_join(cuda_fork *fork);
+
+static inline const mmebm_device *fork_device(const cuda_fork *fork)
+{
+    return fork->now ? &fork->side[fork->now - 1] : fork->device;
+}
+
+#endif /* MMEBM_CUDA_LANES_H */
