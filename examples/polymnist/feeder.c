@@ -24,11 +24,14 @@ int feeder_paint(feeder *f, uint64_t step)
 {
     const uint64_t steps_of_epoch = f->digits->count / f->batch.n;
     const uint64_t epoch = step / steps_of_epoch;
+    if (f->painted == step + 1) return 0;
+    f->painted = 0;
     if (epoch != f->epoch) {
         polymnist_free(&f->set);
         if (polymnist_build(f->digits, f->photos, random_mix(~f->seed) + epoch, &f->set)) return -1;
         f->epoch = epoch;
     }
     tuples_paint(&f->batch, &f->set, NULL, (uint32_t)(step % steps_of_epoch) * f->batch.n);
+    f->painted = step + 1;
     return 0;
 }

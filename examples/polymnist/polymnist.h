@@ -21,6 +21,7 @@ typedef struct polymnist_set {
     polymnist_picture *pictures; /* [count, 5] */
     const digit_set *digits;     /* the caller's, as are the photographs */
     const photo *photos;         /* 5 */
+    float shade[2][256];         /* a photograph's byte as a value in [0, 1]: as it is, and inverted under ink */
 } polymnist_set;
 
 /* Pairs and places the digits by seed, and shuffles the tuples. 0 or -1. */

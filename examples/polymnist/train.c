@@ -62,6 +62,19 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
     return mmebm_model_create_preset(context, o->preset, &preset, model);
 }
 
+/* One step. While a device still works on it, the next batch is painted: the diagnostics wait for the step's end.
+ * 0 or -1; *status tells of the library's part. */
+static int step_with_diagnostics(mmebm_trainer *trainer, feeder *food, uint64_t step, double value[CURVES],
+                                 mmebm_status *status)
+{
+    if (feeder_paint(food, step)) return -1;
+    *status = mmebm_trainer_step(trainer, food->batch.view);
+    if (*status == MMEBM_OK && feeder_paint(food, step + 1)) return -1;
+    for (int c = 0; c < CURVES && *status == MMEBM_OK; ++c)
+        *status = mmebm_trainer_diagnostic(trainer, curve_name[c], &value[c]);
+    return *status == MMEBM_OK ? 0 : -1;
+}
+
 /* ---- opening */
 
 /* Seconds of a step on this machine, by a model that is thrown away. Negative on failure. */
@@ -71,15 +84,14 @@ static double time_of_step(const training *t, const options *o)
     mmebm_trainer *trainer = NULL;
     mmebm_trainer_options settings;
     feeder food;
-    double start = 0, seconds = -1;
+    double start = 0, seconds = -1, value[CURVES];
     mmebm_status status = choose_settings(o, 1, &settings);
     int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch);
     if (!bad && status == MMEBM_OK) status = make_model(t->context, o, &model);
     if (!bad && status == MMEBM_OK) status = mmebm_trainer_create(model, &settings, &trainer);
     for (uint64_t i = 0; i < UNTIMED_STEPS + TRIAL_STEPS && status == MMEBM_OK && !bad; ++i) {
         if (i == UNTIMED_STEPS) start = seconds_now();
-        bad = feeder_paint(&food, i);
-        if (!bad) status = mmebm_trainer_step(trainer, food.batch.view);
+        bad = step_with_diagnostics(trainer, &food, i, value, &status);
     }
     if (status != MMEBM_OK)
         library_failed(t->context, status, "trying how long a step takes");
@@ -202,13 +214,11 @@ static int save_checkpoint(training *t)
 static int step_once(training *t, feeder *food)
 {
     double value[CURVES];
-    mmebm_status status;
-    if (feeder_paint(food, t->state.step)) return -1;
-    status = mmebm_trainer_step(t->trainer, food->batch.view);
-    for (int c = 0; c < CURVES && status == MMEBM_OK; ++c)
-        status = mmebm_trainer_diagnostic(t->trainer, curve_name[c], &value[c]);
-    if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(t->trainer, "step_size_z", &t->state.step_size_z);
+    mmebm_status status = MMEBM_OK;
+    const int bad = step_with_diagnostics(t->trainer, food, t->state.step, value, &status);
+    if (!bad) status = mmebm_trainer_diagnostic(t->trainer, "step_size_z", &t->state.step_size_z);
     if (status != MMEBM_OK) return library_failed(t->context, status, "a step of the training");
+    if (bad) return -1;
     history_add(&t->state.curves, value);
     ++t->state.step;
     return 0;
