@@ -112,8 +112,9 @@ enum { MMEBM_LOG_ERROR = 1, MMEBM_LOG_WARNING = 2, MMEBM_LOG_INFO = 3, MMEBM_LOG
 typedef struct mmebm_context_options {
     uint32_t struct_size;
     uint32_t n_threads;      /* CPU worker threads of this context; 0 = one per usable core */
-    const char *backend;     /* "auto" (NULL means it), "reference", "cpu"; "auto" takes the fastest that
-                                loads and logs which and why; any other name that fails is an error */
+    const char *backend;     /* "auto" (NULL means it), "reference", "cpu", "cuda", "cuda:1" (device number); "auto"
+                                takes the fastest that opens and logs which and why; any other name that fails is an
+                                error */
     const char *backend_dir; /* folder of backend modules; NULL = MMEBM_BACKEND_DIR (ignored for
                                 set-uid programs), then the installed folder */
     /* Both or neither. allocate returns memory aligned to `alignment` (a power of two) or NULL. They are
@@ -126,6 +127,9 @@ typedef struct mmebm_context_options {
     void *log_user;
     int32_t log_level; /* lines above this level are not even formatted; default MMEBM_LOG_WARNING */
     uint32_t reserved; /* must be 0 */
+    /* cuda: a cudaStream_t of the caller's, on which all work queues and which must outlive the context and all that is
+     * made from it; NULL = one of its own. Other backends: must be NULL ("auto" then means cuda or none). */
+    void *stream;
 } mmebm_context_options;
 
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_options_init_sized(mmebm_context_options *options, size_t size);
@@ -141,7 +145,7 @@ MMEBM_API void mmebm_context_destroy(mmebm_context **context);
  * Never NULL. Valid until the next call on the context. */
 MMEBM_API const char *mmebm_last_error(const mmebm_context *context);
 
-/* The backend in use: "reference" or "cpu", and a line about it ("oneDNN 2.6.3, 2 threads, avx512_core_amx"). */
+/* The backend in use, "reference", "cpu" or "cuda", and a line about it ("oneDNN 2.6.3, 2 threads, avx512_core"). */
 MMEBM_API const char *mmebm_context_backend(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_device(const mmebm_context *context);
 

@@ -7,9 +7,10 @@
  * Rules
  * - `float *` arguments are device addresses from buffer_create (plus offsets); the core never reads through them.
  *   Arrays of pointers, structs and sizes are host memory and are read before the call returns.
- * - Calls are asynchronous and ordered on one queue per device; download and synchronize wait.
+ * - Calls are ordered on one queue per device. They may return before their work is done (MMEBM_BACKEND_ASYNCHRONOUS);
+ *   download and synchronize wait. upload has taken the source's bytes when it returns.
  * - Arguments were checked by the core: rows >= 1, rows <= capacity, pointers valid, no overlap unless said.
- * - Nothing is allocated by plan_run or any vector operation.
+ * - Nothing is allocated by plan_run, by any vector operation or between sequence_create and sequence_destroy.
  * - Values that change between runs of one chain or training step (seeds, chain numbers, rates, step sizes) are read
  *   from device memory, so that a recorded sequence can be replayed.
  * - Bits: for a row, results do not depend on the other rows, on their number, on the thread count. Sums over rows
@@ -21,7 +22,7 @@
 #include "graph.h"
 #include "philox.h"
 
-#define MMEBM_BACKEND_ABI 1u
+#define MMEBM_BACKEND_ABI 2u
 
 /* Reference backend only, for tests: every float pointer of plan_load_weights and plan_run is a double pointer. */
 enum { MMEBM_PRECISION_F64 = 64 };
@@ -40,6 +41,23 @@ typedef struct mmebm_host {
 typedef struct mmebm_device mmebm_device; /* each backend's own */
 typedef struct mmebm_plan mmebm_plan;
 typedef struct mmebm_sequence mmebm_sequence;
+
+/* What a context wants of a device. */
+typedef struct mmebm_device_spec {
+    uint32_t struct_size;
+    uint32_t n_threads; /* of the host; 0 = one per usable core */
+    int32_t ordinal;    /* MMEBM_BACKEND_NUMBERED: which device; -1 = none named */
+    uint32_t reserved;
+    void *stream; /* MMEBM_BACKEND_STREAM: the caller's queue, on which all work goes; NULL = one of the device's own */
+} mmebm_device_spec;
+
+/* Capabilities of a backend. */
+enum {
+    MMEBM_BACKEND_NUMBERED = 1,     /* there may be several devices, which have numbers from 0 on */
+    MMEBM_BACKEND_STREAM = 2,       /* can work on a queue of the caller's */
+    MMEBM_BACKEND_DEVICE_VIEWS = 4, /* callers can hold device memory, which copy reads and writes */
+    MMEBM_BACKEND_ASYNCHRONOUS = 8  /* work goes on after calls have returned */
+};
 
 /* ---- plans */
 
@@ -177,11 +195,14 @@ typedef struct mmebm_backend_ops {
     uint32_t struct_size;
     uint32_t abi;
     const char *name;
+    uint32_t capabilities; /* MMEBM_BACKEND_NUMBERED, ... */
+    uint32_t reserved;
 
-    mmebm_status (*device_open)(const mmebm_host *host, uint32_t n_threads, mmebm_device **device);
+    mmebm_status (*device_open)(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device);
     void (*device_close)(mmebm_device *device);
     const char *(*device_describe)(const mmebm_device *device);
     uint32_t (*fast_precision)(const mmebm_device *device);
+    int32_t (*device_number)(const mmebm_device *device); /* 0 without MMEBM_BACKEND_NUMBERED */
 
     /* Zero-filled, aligned to 64 bytes. */
     mmebm_status (*buffer_create)(mmebm_device *device, size_t bytes, void **buffer);
@@ -228,9 +249,12 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*spectral_update)(mmebm_device *device, const mmebm_spectral *spectral);
     mmebm_status (*spectral_gradient)(mmebm_device *device, const mmebm_spectral *spectral);
 
-    /* Optional: record the calls between begin and end, replay them all at once. */
+    /* Optional, all or none: record the calls between begin and end, which are not carried out, and replay them all at
+     * once. create makes an empty one; end puts the record into it, in place of an earlier one, or fails and leaves it
+     * empty. */
+    mmebm_status (*sequence_create)(mmebm_device *device, mmebm_sequence **sequence);
     mmebm_status (*sequence_begin)(mmebm_device *device);
-    mmebm_status (*sequence_end)(mmebm_device *device, mmebm_sequence **sequence);
+    mmebm_status (*sequence_end)(mmebm_device *device, mmebm_sequence *sequence);
     mmebm_status (*sequence_replay)(mmebm_device *device, mmebm_sequence *sequence);
     void (*sequence_destroy)(mmebm_device *device, mmebm_sequence *sequence);
 } mmebm_backend_ops;

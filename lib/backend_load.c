@@ -18,7 +18,7 @@
 #define MMEBM_BACKEND_INSTALL_DIR "/usr/local/lib/mmebm"
 #endif
 
-enum { PATH_SIZE = 4096, MAX_NAME_LENGTH = 16 };
+enum { PATH_SIZE = 4096, MAX_NAME_LENGTH = 16, MAX_ORDINAL_DIGITS = 4 };
 
 static const char builtin_name[] = "reference";
 
@@ -51,11 +51,11 @@ static mmebm_status module_path(mmebm_context *context, const char *name, const 
     return MMEBM_OK;
 }
 
-/* Entries lie between device_open and sequence_begin, the first optional one. */
+/* Entries lie between device_open and sequence_create, the first optional one. */
 static int has_all_entries(const mmebm_backend_ops *ops)
 {
     typedef void (*entry)(void);
-    for (size_t at = offsetof(mmebm_backend_ops, device_open); at < offsetof(mmebm_backend_ops, sequence_begin);
+    for (size_t at = offsetof(mmebm_backend_ops, device_open); at < offsetof(mmebm_backend_ops, sequence_create);
          at += sizeof(entry)) {
         entry function;
         memcpy(&function, (const char *)ops + at, sizeof function);
@@ -113,8 +113,20 @@ static mmebm_status load_module(mmebm_context *context, const char *name, const 
     return check_table(context, name, path, *ops);
 }
 
-static mmebm_status open_named(mmebm_context *context, const char *name, const char *folder, uint32_t n_threads,
-                               int *missing)
+/* A device number or a stream where there is none is a mistake of the caller's. */
+static mmebm_status check_spec(mmebm_context *context, const mmebm_backend_ops *ops, const mmebm_device_spec *spec)
+{
+    if (spec->ordinal >= 0 && !(ops->capabilities & MMEBM_BACKEND_NUMBERED))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "backend '%s' has one device without a number, found '%s:%d'",
+                           ops->name, ops->name, (int)spec->ordinal);
+    if (spec->stream && !(ops->capabilities & MMEBM_BACKEND_STREAM))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                           "backend '%s' has no streams, but context_create: stream is set, wanted NULL", ops->name);
+    return MMEBM_OK;
+}
+
+static mmebm_status open_named(mmebm_context *context, const char *name, const char *folder,
+                               const mmebm_device_spec *spec, int *missing)
 {
     const mmebm_backend_ops *ops = NULL;
     if (!strcmp(name, builtin_name))
@@ -122,8 +134,9 @@ static mmebm_status open_named(mmebm_context *context, const char *name, const c
     else
         MMEBM_TRY(load_module(context, name, folder, &ops, missing));
     mmebm__clear_error(context);
+    MMEBM_TRY(check_spec(context, ops, spec));
     mmebm_device *device = NULL;
-    const mmebm_status status = ops->device_open(&context->host, n_threads, &device);
+    const mmebm_status status = ops->device_open(&context->host, spec, &device);
     if (status != MMEBM_OK) {
         if (context->error[0]) return status;
         return mmebm__fail(context, status, "backend '%s': its device does not open: %s", name,
@@ -135,12 +148,12 @@ static mmebm_status open_named(mmebm_context *context, const char *name, const c
 }
 
 /* The first that opens. Lack of memory is not a backend's fault and ends the search. */
-static mmebm_status open_fastest(mmebm_context *context, const char *folder, uint32_t n_threads)
+static mmebm_status open_fastest(mmebm_context *context, const char *folder, const mmebm_device_spec *spec)
 {
     mmebm_status status = MMEBM_E_BACKEND;
     for (int i = 0; i < KNOWN_COUNT; ++i) {
         int missing = 0;
-        status = open_named(context, known_backends[i], folder, n_threads, &missing);
+        status = open_named(context, known_backends[i], folder, spec, &missing);
         if (status == MMEBM_OK) {
             mmebm__log(context, MMEBM_LOG_INFO, "backend '%s' (%s): %s", known_backends[i],
                        context->ops->device_describe(context->device),
@@ -153,13 +166,39 @@ static mmebm_status open_fastest(mmebm_context *context, const char *folder, uin
     return status;
 }
 
-mmebm_status mmebm__backend_open(mmebm_context *context, const char *name, const char *folder, uint32_t n_threads)
+/* "cuda:1" -> "cuda", 1; "cuda" -> "cuda", -1. */
+static mmebm_status split_name(mmebm_context *context, const char *text, char name[MAX_NAME_LENGTH + 1],
+                               int32_t *ordinal)
 {
+    const size_t length = strcspn(text, ":");
+    const char *digits = text[length] ? text + length + 1 : NULL;
+    name[0] = '\0';
+    if (length <= MAX_NAME_LENGTH) {
+        memcpy(name, text, length);
+        name[length] = '\0';
+    }
     if (!is_valid_name(name))
         return mmebm__fail(context, MMEBM_E_NAME,
-                           "backend '%.64s': wanted \"auto\" or a name of 1 to %d lower-case letters and digits", name,
+                           "backend '%.64s': wanted \"auto\" or a name of 1 to %d lower-case letters and digits", text,
                            MAX_NAME_LENGTH);
-    if (!strcmp(name, "auto")) return open_fastest(context, folder, n_threads);
+    *ordinal = -1;
+    if (!digits) return MMEBM_OK;
+    const size_t count = strspn(digits, "0123456789");
+    if (count < 1 || count > MAX_ORDINAL_DIGITS || digits[count] || !strcmp(name, "auto"))
+        return mmebm__fail(context, MMEBM_E_NAME,
+                           "backend '%.64s': wanted a backend's name, \":\" and a device number of 1 to %d digits",
+                           text, MAX_ORDINAL_DIGITS);
+    *ordinal = atoi(digits);
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__backend_open(mmebm_context *context, const mmebm_context_options *options)
+{
+    char name[MAX_NAME_LENGTH + 1];
+    mmebm_device_spec spec = {
+        .struct_size = sizeof spec, .n_threads = options->n_threads, .stream = options->stream};
+    MMEBM_TRY(split_name(context, options->backend ? options->backend : "auto", name, &spec.ordinal));
+    if (!strcmp(name, "auto")) return open_fastest(context, options->backend_dir, &spec);
     int missing = 0;
-    return open_named(context, name, folder, n_threads, &missing);
+    return open_named(context, name, options->backend_dir, &spec, &missing);
 }

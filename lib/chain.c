@@ -15,7 +15,11 @@ mmebm_status mmebm__plan_open(mmebm_context *context, const mmebm_plan_spec *spe
 {
     plan->part = part;
     plan->revision = 0;
-    return context->ops->plan_create(context->device, spec, &plan->plan);
+    MMEBM_TRY(context->ops->plan_create(context->device, spec, &plan->plan));
+    if (!spec->input_gradients) return MMEBM_OK; /* chains need them */
+    const mmebm_status status = mmebm__sequence_open(context, &plan->sequences);
+    if (status != MMEBM_OK) mmebm__plan_close(context, plan);
+    return status;
 }
 
 void mmebm__plan_close(mmebm_context *context, mmebm_weighted_plan *plan)

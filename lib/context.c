@@ -238,8 +238,7 @@ static mmebm_status create_from_draft(mmebm_context *draft, const mmebm_context_
                                  .release = host_release,
                                  .fail = host_fail,
                                  .log = host_log};
-    const char *backend = options.backend ? options.backend : "auto";
-    const mmebm_status status = mmebm__backend_open(context, backend, options.backend_dir, options.n_threads);
+    const mmebm_status status = mmebm__backend_open(context, &options);
     if (status != MMEBM_OK) {
         memcpy(draft->error, context->error, sizeof draft->error);
         mmebm__free(draft, context, sizeof *context);

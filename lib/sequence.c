@@ -31,10 +31,14 @@ static int same_key(const mmebm_sequence_key *a, const mmebm_sequence_key *b)
     return a->count == b->count && memcmp(a->words, b->words, a->count * sizeof a->words[0]) == 0;
 }
 
-static void drop(mmebm_context *context, mmebm_sequence_slot *slot)
+mmebm_status mmebm__sequence_open(mmebm_context *context, mmebm_sequence_cache *cache)
 {
-    if (slot->sequence) context->ops->sequence_destroy(context->device, slot->sequence);
-    memset(slot, 0, sizeof *slot);
+    if (!context->ops->sequence_create) return MMEBM_OK;
+    cache->slots = mmebm__allocate(context, MMEBM_SEQUENCE_SLOTS * sizeof *cache->slots);
+    if (!cache->slots) return MMEBM_E_MEMORY;
+    for (int s = 0; s < MMEBM_SEQUENCE_SLOTS; ++s)
+        MMEBM_TRY(context->ops->sequence_create(context->device, &cache->slots[s].sequence));
+    return MMEBM_OK;
 }
 
 static mmebm_sequence_slot *find(const mmebm_sequence_cache *cache, const mmebm_sequence_key *key)
@@ -60,38 +64,35 @@ static mmebm_status record(mmebm_context *context, mmebm_sequence_slot *slot, mm
     const mmebm_status status = calls(user);
     char sentence[MMEBM_ERROR_SIZE];
     memcpy(sentence, context->error, sizeof sentence);
-    const mmebm_status ended = ops->sequence_end(context->device, &slot->sequence);
+    const mmebm_status ended = ops->sequence_end(context->device, slot->sequence);
+    slot->recorded = status == MMEBM_OK && ended == MMEBM_OK;
     if (status == MMEBM_OK) return ended;
     memcpy(context->error, sentence, sizeof sentence); /* the first failure, not what followed from it */
-    drop(context, slot);
     return status;
 }
 
 mmebm_status mmebm__sequence_run(mmebm_context *context, mmebm_sequence_cache *cache, const mmebm_sequence_key *key,
                                  mmebm_sequence_calls calls, void *user)
 {
-    if (!context->ops->sequence_begin || key->count > MMEBM_SEQUENCE_KEY_WORDS) return calls(user);
-    if (!cache->slots) {
-        cache->slots = mmebm__allocate(context, MMEBM_SEQUENCE_SLOTS * sizeof *cache->slots);
-        if (!cache->slots) return MMEBM_E_MEMORY;
-    }
+    if (!cache->slots || key->count > MMEBM_SEQUENCE_KEY_WORDS) return calls(user);
     mmebm_sequence_slot *slot = find(cache, key);
     if (!slot) {
         slot = oldest(cache);
-        drop(context, slot);
+        slot->recorded = 0;
         slot->key = *key;
         slot->used = ++cache->time;
         return calls(user);
     }
     slot->used = ++cache->time;
-    if (!slot->sequence) MMEBM_TRY(record(context, slot, calls, user));
+    if (!slot->recorded) MMEBM_TRY(record(context, slot, calls, user));
     return context->ops->sequence_replay(context->device, slot->sequence);
 }
 
 void mmebm__sequence_close(mmebm_context *context, mmebm_sequence_cache *cache)
 {
     if (!cache->slots) return;
-    for (int s = 0; s < MMEBM_SEQUENCE_SLOTS; ++s) drop(context, &cache->slots[s]);
+    for (int s = 0; s < MMEBM_SEQUENCE_SLOTS; ++s)
+        if (cache->slots[s].sequence) context->ops->sequence_destroy(context->device, cache->slots[s].sequence);
     mmebm__free(context, cache->slots, MMEBM_SEQUENCE_SLOTS * sizeof *cache->slots);
     memset(cache, 0, sizeof *cache);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Recorded sequences: backend calls that come again and again with the same arguments (a chain of n steps, a training
- * step) are recorded at their second run and replayed from the third, where the backend offers that. What may change
- * between runs lies in device memory (backend_api.h). Used by chain.c and trainer.c.
+ * step) are recorded and replayed from their second run on, where the backend offers that. What may change between runs
+ * lies in device memory (backend_api.h). Used by chain.c and trainer.c.
  */
 #ifndef MMEBM_SEQUENCE_H
 #define MMEBM_SEQUENCE_H
@@ -23,17 +23,21 @@ void mmebm__sequence_key_add_float(mmebm_sequence_key *key, float value);
 
 typedef struct mmebm_sequence_slot {
     mmebm_sequence_key key;
-    mmebm_sequence *sequence; /* NULL: seen once */
-    uint64_t used;            /* time of the last use */
+    mmebm_sequence *sequence;
+    uint64_t used; /* time of the last use; 0 = never */
+    int recorded;  /* 0: seen once */
 } mmebm_sequence_slot;
 
-/* Zero-filled at the start; slots are allocated at the first use. */
+/* Zero-filled at the start. Without mmebm__sequence_open, or where the backend records nothing, calls are just made. */
 typedef struct mmebm_sequence_cache {
     mmebm_sequence_slot *slots;
     uint64_t time;
 } mmebm_sequence_cache;
 
 typedef mmebm_status (*mmebm_sequence_calls)(void *user);
+
+/* Takes all the memory that runs will want. After a failure close it. */
+mmebm_status mmebm__sequence_open(mmebm_context *context, mmebm_sequence_cache *cache);
 
 /* Runs `calls`, which may do nothing but call the backend, or replays what they did under the same key. */
 mmebm_status mmebm__sequence_run(mmebm_context *context, mmebm_sequence_cache *cache, const mmebm_sequence_key *key,

@@ -175,6 +175,7 @@ mmebm_status mmebm_trainer_create(mmebm_model *model, const mmebm_trainer_option
     mmebm_status status = open_buffers(t);
     if (status == MMEBM_OK) status = open_plans(t);
     if (status == MMEBM_OK) status = open_optimisers(t);
+    if (status == MMEBM_OK) status = mmebm__sequence_open(context, &t->sequences);
     if (status != MMEBM_OK) {
         mmebm_trainer_destroy(&t);
         return status;

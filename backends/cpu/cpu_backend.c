@@ -22,9 +22,9 @@ static void device_close(mmebm_device *device)
     host->release(host->owner, device, sizeof *device);
 }
 
-static mmebm_status device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **out)
+static mmebm_status device_open(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **out)
 {
-    uint32_t count = n_threads ? n_threads : mmebm__cpu_usable_cores();
+    uint32_t count = spec->n_threads ? spec->n_threads : mmebm__cpu_usable_cores();
     if (count > MAX_THREADS) count = MAX_THREADS;
     mmebm_device *device = host->allocate(host->owner, sizeof *device, 64);
     if (!device) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a device");
@@ -56,6 +56,12 @@ static uint32_t fast_precision(const mmebm_device *device)
 {
     (void)device;
     return mmebm__dnnl_has_amx_bf16() ? MMEBM_PRECISION_BF16 : MMEBM_PRECISION_F32;
+}
+
+static int32_t device_number(const mmebm_device *device)
+{
+    (void)device;
+    return 0;
 }
 
 static mmebm_status buffer_create(mmebm_device *device, size_t bytes, void **buffer)
@@ -101,6 +107,7 @@ static const mmebm_backend_ops ops = {
     .device_close = device_close,
     .device_describe = device_describe,
     .fast_precision = fast_precision,
+    .device_number = device_number,
     .buffer_create = buffer_create,
     .buffer_destroy = buffer_destroy,
     .upload = copy,

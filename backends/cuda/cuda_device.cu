@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The device of the CUDA backend: the first CUDA device, one stream on which all calls queue, its memory, and sequences,
- * which are CUDA graphs captured from that stream.
+ * The device of the CUDA backend: a CUDA device, the stream on which all calls queue (the caller's or one of its own),
+ * its memory, and sequences, which are CUDA graphs. They are captured from the own stream, whatever the caller's is:
+ * the legacy default stream cannot be captured, and work that others queue there would break the capture of a stream
+ * that waits for it.
  */
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +11,7 @@
 #include "cuda_device.h"
 
 struct mmebm_sequence {
-    cudaGraphExec_t graph;
+    cudaGraphExec_t graph; /* NULL = empty */
 };
 
 cuda_scope::cuda_scope(const mmebm_device *device)
@@ -35,7 +37,7 @@ mmebm_status mmebm__cuda_check(const mmebm_device *device, cudaError_t code, con
 
 enum { OLDEST_MAJOR = 8 /* sm_80: bf16 tensor cores, asynchronous copies */ };
 
-static mmebm_status find_device(const mmebm_host *host, int *ordinal, cudaDeviceProp *about)
+static mmebm_status find_device(const mmebm_host *host, int ordinal, cudaDeviceProp *about)
 {
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
@@ -43,8 +45,10 @@ static mmebm_status find_device(const mmebm_host *host, int *ordinal, cudaDevice
         return host->fail(host->owner, MMEBM_E_BACKEND, "backend 'cuda': no CUDA device can be used: %s (%s)",
                           cudaGetErrorString(code), cudaGetErrorName(code));
     if (!count) return host->fail(host->owner, MMEBM_E_BACKEND, "backend 'cuda': there is no CUDA device");
-    *ordinal = 0;
-    const cudaError_t asked = cudaGetDeviceProperties(about, *ordinal);
+    if (ordinal >= count)
+        return host->fail(host->owner, MMEBM_E_BACKEND, "backend 'cuda': there is no device %d, the last is %d",
+                          ordinal, count - 1);
+    const cudaError_t asked = cudaGetDeviceProperties(about, ordinal);
     if (asked != cudaSuccess)
         return host->fail(host->owner, MMEBM_E_DEVICE, "backend 'cuda': cudaGetDeviceProperties: %s",
                           cudaGetErrorString(asked));
@@ -76,28 +80,43 @@ static void close_lanes(mmebm_device *device)
     }
 }
 
+static mmebm_status check_callers_stream(const mmebm_device *device)
+{
+    int owner = device->ordinal;
+    CUDA_TRY(mmebm__cuda_check(device, cudaStreamGetDevice(device->callers, &owner), "context_create: stream"));
+    if (owner == device->ordinal) return MMEBM_OK;
+    return device->host.fail(device->host.owner, MMEBM_E_ARGUMENT,
+                             "context_create: stream belongs to device %d, wanted device %d", owner, device->ordinal);
+}
+
 static mmebm_status open_stream(mmebm_device *device)
 {
-    CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&device->stream, cudaStreamNonBlocking),
+    CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&device->own, cudaStreamNonBlocking),
                                "cudaStreamCreate"));
+    device->stream = device->own;
+    if (device->callers) {
+        CUDA_TRY(check_callers_stream(device));
+        device->stream = device->callers;
+    }
+    CUDA_TRY(mmebm__cuda_staging_open(device));
     void *partials;
     CUDA_TRY(mmebm__cuda_allocate(device, CUDA_PARTIALS * sizeof(double), &partials));
     device->partials = static_cast<double *>(partials);
     return open_lanes(device);
 }
 
-mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
+mmebm_status mmebm__cuda_device_open(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device)
 {
-    (void)n_threads; /* of the host; the device has its own */
-    int ordinal = 0;
+    const int ordinal = spec->ordinal < 0 ? 0 : spec->ordinal;
     cudaDeviceProp about;
-    CUDA_TRY(find_device(host, &ordinal, &about));
+    CUDA_TRY(find_device(host, ordinal, &about));
     mmebm_device *opened = static_cast<mmebm_device *>(host->allocate(host->owner, sizeof *opened, 64));
     if (!opened)
         return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a device of %zu bytes", sizeof *opened);
     memset(opened, 0, sizeof *opened);
     opened->host = *host;
     opened->ordinal = ordinal;
+    opened->callers = static_cast<cudaStream_t>(spec->stream);
     opened->processors = about.multiProcessorCount;
     opened->launches_early = about.major >= 9;
     int driver = 0;
@@ -121,10 +140,9 @@ void mmebm__cuda_device_close(mmebm_device *device)
     if (!device) return;
     {
         const cuda_scope scope(device);
-        if (device->stream) {
-            cudaStreamSynchronize(device->stream);
-            cudaStreamDestroy(device->stream);
-        }
+        if (device->stream) cudaStreamSynchronize(device->stream);
+        if (device->own) cudaStreamDestroy(device->own);
+        mmebm__cuda_staging_close(device);
         close_lanes(device);
         cudaFree(device->partials);
     }
@@ -141,6 +159,11 @@ uint32_t mmebm__cuda_fast_precision(const mmebm_device *device)
 {
     (void)device;
     return MMEBM_PRECISION_BF16;
+}
+
+int32_t mmebm__cuda_device_number(const mmebm_device *device)
+{
+    return device->ordinal;
 }
 
 /* ---- memory */
@@ -183,21 +206,6 @@ void mmebm__cuda_buffer_destroy(mmebm_device *device, void *buffer, size_t bytes
     cudaFree(buffer);
 }
 
-mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *source, size_t bytes)
-{
-    const cuda_scope scope(device);
-    return mmebm__cuda_check(device, cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, device->stream),
-                             "upload");
-}
-
-mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes)
-{
-    const cuda_scope scope(device);
-    CUDA_TRY(mmebm__cuda_check(device, cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToHost, device->stream),
-                               "download"));
-    return mmebm__cuda_check(device, cudaStreamSynchronize(device->stream), "download");
-}
-
 mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes)
 {
     const cuda_scope scope(device);
@@ -213,39 +221,50 @@ mmebm_status mmebm__cuda_synchronize(mmebm_device *device)
 
 /* ---- sequences */
 
-mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device)
-{
-    const cuda_scope scope(device);
-    return mmebm__cuda_check(device, cudaStreamBeginCapture(device->stream, cudaStreamCaptureModeThreadLocal),
-                             "cudaStreamBeginCapture");
-}
-
-static mmebm_status instantiate(mmebm_device *device, cudaGraph_t graph, mmebm_sequence **sequence)
+mmebm_status mmebm__cuda_sequence_create(mmebm_device *device, mmebm_sequence **sequence)
 {
     const mmebm_host *host = &device->host;
-    cudaGraphExec_t executable;
-    CUDA_TRY(mmebm__cuda_check(device, cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"));
     mmebm_sequence *made = static_cast<mmebm_sequence *>(host->allocate(host->owner, sizeof *made, 64));
-    if (!made) {
-        cudaGraphExecDestroy(executable);
+    if (!made)
         return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a sequence of %zu bytes", sizeof *made);
-    }
-    made->graph = executable;
+    made->graph = NULL;
     *sequence = made;
     return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence **sequence)
+mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device)
+{
+    const cuda_scope scope(device);
+    CUDA_TRY(mmebm__cuda_check(device, cudaStreamBeginCapture(device->own, cudaStreamCaptureModeThreadLocal),
+                               "cudaStreamBeginCapture"));
+    device->stream = device->own;
+    return MMEBM_OK;
+}
+
+/* A replay may still be running. */
+static void drop_graph(mmebm_device *device, mmebm_sequence *sequence)
+{
+    if (!sequence->graph) return;
+    cudaStreamSynchronize(device->stream);
+    cudaGraphExecDestroy(sequence->graph);
+    sequence->graph = NULL;
+}
+
+mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence *sequence)
 {
     const cuda_scope scope(device);
     cudaGraph_t graph = NULL;
-    const cudaError_t code = cudaStreamEndCapture(device->stream, &graph);
+    const cudaError_t code = cudaStreamEndCapture(device->own, &graph);
+    if (device->callers) device->stream = device->callers;
+    drop_graph(device, sequence);
     if (code != cudaSuccess || !graph) {
         cudaGetLastError();
         return mmebm__cuda_check(device, code != cudaSuccess ? code : cudaErrorStreamCaptureInvalidated,
                                  "cudaStreamEndCapture");
     }
-    const mmebm_status status = instantiate(device, graph, sequence);
+    const mmebm_status status =
+        mmebm__cuda_check(device, cudaGraphInstantiate(&sequence->graph, graph, 0), "cudaGraphInstantiate");
+    if (status != MMEBM_OK) sequence->graph = NULL;
     cudaGraphDestroy(graph);
     return status;
 }
@@ -260,7 +279,6 @@ void mmebm__cuda_sequence_destroy(mmebm_device *device, mmebm_sequence *sequence
 {
     if (!sequence) return;
     const cuda_scope scope(device);
-    cudaStreamSynchronize(device->stream);
-    cudaGraphExecDestroy(sequence->graph);
+    drop_graph(device, sequence);
     device->host.release(device->host.owner, sequence, sizeof *sequence);
 }

@@ -4,6 +4,7 @@
  * device, error sentences with CUDA's text, and the entries of the table.
  *   cuda_backend.cu  the table                     cuda_plan.cu      plans: fusion, buffers, weights
  *   cuda_device.cu   device, memory, sequences     cuda_run.cu       plans: one run forward and backward
+ *   cuda_transfer.cu uploads, downloads
  *   cuda_vector.cu   sums, optimiser, spectral     cuda_layers.cu    layers without weights
  *   cuda_noise.cu    noise, chains (no contraction)  cuda_conv.cu    bf16 convolutions on tensor cores
  *   cuda_mixture.cu  experts                       cuda_conv_f32.cu  f32 convolutions
@@ -41,7 +42,10 @@ struct mmebm_device {
     int launches_early;      /* sm_90 and newer: cuda_launch.h */
     mutable int after_event; /* the next kernel follows an event, so it must not launch early */
     cuda_lane lanes[CUDA_LANES];
-    cudaStream_t stream;
+    cudaStream_t stream;  /* where work is queued now: own while a sequence is recorded, else as below */
+    cudaStream_t own;     /* made with the device */
+    cudaStream_t callers; /* the caller's, which is used instead; NULL = none */
+    struct cuda_staging *staging; /* cuda_transfer.cu */
     double *partials; /* CUDA_PARTIALS */
     char description[160];
 };
@@ -76,18 +80,24 @@ static inline unsigned mmebm__cuda_blocks(int64_t threads, int64_t block)
 
 /* ---- entries of the table; backend_api.h says what they do */
 
-mmebm_status mmebm__cuda_device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device);
+/* The device's pinned memory. Close takes what a failed open left. */
+mmebm_status mmebm__cuda_staging_open(mmebm_device *device);
+void mmebm__cuda_staging_close(mmebm_device *device);
+
+mmebm_status mmebm__cuda_device_open(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device);
 void mmebm__cuda_device_close(mmebm_device *device);
 const char *mmebm__cuda_device_describe(const mmebm_device *device);
 uint32_t mmebm__cuda_fast_precision(const mmebm_device *device);
+int32_t mmebm__cuda_device_number(const mmebm_device *device);
 mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void **buffer);
 void mmebm__cuda_buffer_destroy(mmebm_device *device, void *buffer, size_t bytes);
 mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_synchronize(mmebm_device *device);
+mmebm_status mmebm__cuda_sequence_create(mmebm_device *device, mmebm_sequence **sequence);
 mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device);
-mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence **sequence);
+mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence *sequence);
 mmebm_status mmebm__cuda_sequence_replay(mmebm_device *device, mmebm_sequence *sequence);
 void mmebm__cuda_sequence_destroy(mmebm_device *device, mmebm_sequence *sequence);
 

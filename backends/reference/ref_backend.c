@@ -7,9 +7,9 @@
 
 #include "reference.h"
 
-static mmebm_status device_open(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
+static mmebm_status device_open(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device)
 {
-    (void)n_threads; /* always the caller's */
+    (void)spec; /* one thread, the caller's */
     mmebm_device *opened = host->allocate(host->owner, sizeof *opened, 64);
     if (!opened)
         return host->fail(host->owner, MMEBM_E_MEMORY, "reference: no memory for a device of %zu bytes",
@@ -36,6 +36,12 @@ static uint32_t fast_precision(const mmebm_device *device)
 {
     (void)device;
     return MMEBM_PRECISION_F32;
+}
+
+static int32_t device_number(const mmebm_device *device)
+{
+    (void)device;
+    return 0;
 }
 
 static mmebm_status buffer_create(mmebm_device *device, size_t bytes, void **buffer)
@@ -83,6 +89,7 @@ const mmebm_backend_ops *mmebm__reference_backend(void)
         .device_close = device_close,
         .device_describe = device_describe,
         .fast_precision = fast_precision,
+        .device_number = device_number,
         .buffer_create = buffer_create,
         .buffer_destroy = buffer_destroy,
         .upload = copy,

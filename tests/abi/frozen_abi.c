@@ -32,8 +32,9 @@
     M(mmebm_context_options, log, 48, void (*)(void *, int32_t, const char *)) \
     M(mmebm_context_options, log_user, 56, void *) \
     M(mmebm_context_options, log_level, 64, int32_t) \
-    M(mmebm_context_options, reserved, 68, uint32_t)
-FROZEN(mmebm_context_options, 72, CONTEXT_OPTIONS_MEMBERS)
+    M(mmebm_context_options, reserved, 68, uint32_t) \
+    M(mmebm_context_options, stream, 72, void *)
+FROZEN(mmebm_context_options, 80, CONTEXT_OPTIONS_MEMBERS)
 
 #define VIEW_MEMBERS(M) \
     M(mmebm_view, struct_size, 0, uint32_t) \

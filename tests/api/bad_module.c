@@ -1,16 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backend modules for test_context.c: the reference backend under the name BACKEND_NAME, right in variant GOOD, in
- * every other one wrong in one way. tests/api/meson.build says which file has which VARIANT and what ENTRY is called.
+ * Backend modules for the tests: the reference backend under the name BACKEND_NAME, right in variant GOOD, with all that
+ * a backend with devices says of itself in DEVICES (its device memory is host memory, its number 3), in every other
+ * variant wrong in one way. tests/api/meson.build says which file has which VARIANT and what ENTRY is called.
  */
 #include "backend_api.h"
 
-enum { GOOD = 0, STALE = 1, REFUSES = 2, SHORT_TABLE = 3, OTHER_NAME = 4, EMPTY_ENTRY = 5, NO_DEVICE = 6 };
+enum { GOOD = 0, STALE = 1, REFUSES = 2, SHORT_TABLE = 3, OTHER_NAME = 4, EMPTY_ENTRY = 5, NO_DEVICE = 6, DEVICES = 7 };
 
-static mmebm_status open_nothing(const mmebm_host *host, uint32_t n_threads, mmebm_device **device)
+static mmebm_status open_nothing(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device)
 {
     (void)device;
-    return host->fail(host->owner, MMEBM_E_DEVICE, "no device for %u threads", (unsigned)n_threads);
+    return host->fail(host->owner, MMEBM_E_DEVICE, "no device for %u threads", (unsigned)spec->n_threads);
+}
+
+static int32_t number_three(const mmebm_device *device)
+{
+    (void)device;
+    return 3;
+}
+
+static void become_devices(mmebm_backend_ops *ops)
+{
+    ops->capabilities =
+        MMEBM_BACKEND_NUMBERED | MMEBM_BACKEND_STREAM | MMEBM_BACKEND_DEVICE_VIEWS | MMEBM_BACKEND_ASYNCHRONOUS;
+    ops->device_number = number_three;
 }
 
 __attribute__((visibility("default"))) const mmebm_backend_ops *ENTRY(uint32_t core_abi);
@@ -21,9 +35,10 @@ const mmebm_backend_ops *ENTRY(uint32_t core_abi)
     if (core_abi != MMEBM_BACKEND_ABI || VARIANT == REFUSES) return NULL;
     ops = *mmebm__reference_backend();
     ops.name = VARIANT == OTHER_NAME ? "another" : BACKEND_NAME;
-    if (VARIANT == STALE) ops.abi = MMEBM_BACKEND_ABI + 6;
+    if (VARIANT == STALE) ops.abi = MMEBM_BACKEND_ABI - 1;
     if (VARIANT == SHORT_TABLE) ops.struct_size = 64;
     if (VARIANT == EMPTY_ENTRY) ops.langevin = NULL;
     if (VARIANT == NO_DEVICE) ops.device_open = open_nothing;
+    if (VARIANT == DEVICES) become_devices(&ops);
     return &ops;
 }

@@ -7,6 +7,8 @@
 
 #include "api_support.h"
 
+#define ABI TEST_BACKEND_ABI /* as in the modules' file names */
+
 enum { MESSAGE_SIZE = 512, MAX_LINES = 16 };
 
 /* ---- versions and statuses */
@@ -131,9 +133,40 @@ TEST(names_of_backends)
         check_create(&options, MMEBM_E_NAME, "letters and digits");
     }
     options.backend = "nosuch";
-    check_create(&options, MMEBM_E_NAME, TEST_MODULE_FOLDER "/mmebm-nosuch-1.so");
+    check_create(&options, MMEBM_E_NAME, TEST_MODULE_FOLDER "/mmebm-nosuch-" ABI ".so");
     options.backend = "cpu";
-    check_create(&options, MMEBM_E_BACKEND, TEST_MODULE_FOLDER "/mmebm-cpu-1.so");
+    check_create(&options, MMEBM_E_BACKEND, TEST_MODULE_FOLDER "/mmebm-cpu-" ABI ".so");
+}
+
+TEST(devices_have_numbers_where_there_are_several)
+{
+    static const char *const impossible[] = {"devices:",   "devices:x", "devices:-1", "devices:1:1", "devices:12345",
+                                             "devices:1 ", "auto:1",    "devices:+1"};
+    mmebm_context_options options = default_options();
+    options.backend_dir = TEST_MODULE_FOLDER;
+    for (size_t i = 0; i < sizeof impossible / sizeof impossible[0]; ++i) {
+        options.backend = impossible[i];
+        check_create(&options, MMEBM_E_NAME, "a device number of 1 to 4 digits");
+    }
+    options.backend = ":1";
+    check_create(&options, MMEBM_E_NAME, "letters and digits");
+    options.backend = "devices:3";
+    check_create(&options, MMEBM_OK, "");
+    options.backend = "reference:0";
+    check_create(&options, MMEBM_E_ARGUMENT, "backend 'reference' has one device without a number");
+}
+
+TEST(a_stream_is_for_backends_that_have_some)
+{
+    int queue = 0;
+    mmebm_context_options options = default_options();
+    options.backend_dir = TEST_MODULE_FOLDER;
+    options.stream = &queue;
+    check_create(&options, MMEBM_E_ARGUMENT, "backend 'reference' has no streams");
+    options.backend = "devices";
+    check_create(&options, MMEBM_OK, "");
+    options.backend = "auto"; /* no module of ours is in that folder: reference is all there is */
+    check_create(&options, MMEBM_E_ARGUMENT, "has no streams");
 }
 
 TEST(wrong_modules_are_refused_with_the_reason)
@@ -144,10 +177,10 @@ TEST(wrong_modules_are_refused_with_the_reason)
         const char *part;
     } modules[] = {
         {"good", MMEBM_OK, ""},
-        {"stale", MMEBM_E_BACKEND, "mmebm-stale-1.so has backend ABI 7, this library wants 1"},
-        {"refuses", MMEBM_E_BACKEND, "mmebm-refuses-1.so does not know backend ABI 1"},
-        {"short", MMEBM_E_BACKEND, "mmebm-short-1.so has a table of 64 bytes"},
-        {"othername", MMEBM_E_BACKEND, "mmebm-othername-1.so calls itself 'another'"},
+        {"stale", MMEBM_E_BACKEND, "mmebm-stale-" ABI ".so has backend ABI 1, this library wants " ABI},
+        {"refuses", MMEBM_E_BACKEND, "mmebm-refuses-" ABI ".so does not know backend ABI " ABI},
+        {"short", MMEBM_E_BACKEND, "mmebm-short-" ABI ".so has a table of 64 bytes"},
+        {"othername", MMEBM_E_BACKEND, "mmebm-othername-" ABI ".so calls itself 'another'"},
         {"hole", MMEBM_E_BACKEND, "leaves a required entry"},
         {"nodevice", MMEBM_E_DEVICE, "no device for 3 threads"},
         {"noentry", MMEBM_E_BACKEND, "no function mmebm_backend_entry"},
@@ -193,13 +226,13 @@ TEST(a_file_that_is_no_module_is_refused)
     mmebm_context_options options = default_options();
     options.backend_dir = folder;
     options.backend = "cpu";
-    REQUIRE(write_file(folder, "mmebm-cpu-1.so", "not a module"));
-    check_create(&options, MMEBM_E_BACKEND, "mmebm-cpu-1.so does not load");
-    REQUIRE(write_file(folder, "mmebm-cpu-1.so", ""));
-    check_create(&options, MMEBM_E_BACKEND, "mmebm-cpu-1.so does not load");
-    remove_folder(folder, "mmebm-cpu-1.so");
+    REQUIRE(write_file(folder, "mmebm-cpu-" ABI ".so", "not a module"));
+    check_create(&options, MMEBM_E_BACKEND, "mmebm-cpu-" ABI ".so does not load");
+    REQUIRE(write_file(folder, "mmebm-cpu-" ABI ".so", ""));
+    check_create(&options, MMEBM_E_BACKEND, "mmebm-cpu-" ABI ".so does not load");
+    remove_folder(folder, "mmebm-cpu-" ABI ".so");
     options.backend_dir = "/dev/null";
-    check_create(&options, MMEBM_E_BACKEND, "/dev/null/mmebm-cpu-1.so");
+    check_create(&options, MMEBM_E_BACKEND, "/dev/null/mmebm-cpu-" ABI ".so");
     char *endless = malloc(9000);
     REQUIRE(endless);
     memset(endless, 'd', 8999);
@@ -218,15 +251,15 @@ TEST(folders_are_searched_in_order)
     setenv("MMEBM_BACKEND_DIR", TEST_MODULE_FOLDER, 1);
     check_create(&options, MMEBM_OK, "");
     options.backend_dir = "/nonexistent";
-    check_create(&options, MMEBM_E_NAME, "/nonexistent/mmebm-good-1.so");
+    check_create(&options, MMEBM_E_NAME, "/nonexistent/mmebm-good-" ABI ".so");
     options.backend_dir = NULL;
     /* never the current directory */
     char here[4096];
     REQUIRE(getcwd(here, sizeof here) && chdir(TEST_MODULE_FOLDER) == 0);
     setenv("MMEBM_BACKEND_DIR", "", 1);
-    check_create(&options, MMEBM_E_NAME, "/mmebm/mmebm-good-1.so");
+    check_create(&options, MMEBM_E_NAME, "/mmebm/mmebm-good-" ABI ".so");
     unsetenv("MMEBM_BACKEND_DIR");
-    check_create(&options, MMEBM_E_NAME, "/mmebm/mmebm-good-1.so");
+    check_create(&options, MMEBM_E_NAME, "/mmebm/mmebm-good-" ABI ".so");
     REQUIRE(chdir(here) == 0);
     if (kept) setenv("MMEBM_BACKEND_DIR", kept, 1);
     free(kept);
@@ -278,7 +311,7 @@ static line_log log_of_auto(const char *folder, int32_t level)
 TEST(auto_falls_back_and_says_so)
 {
     line_log log = log_of_auto("/nonexistent", MMEBM_LOG_DEBUG);
-    CHECK(count_lines(&log, MMEBM_LOG_DEBUG, "/nonexistent/mmebm-cpu-1.so") == 1);
+    CHECK(count_lines(&log, MMEBM_LOG_DEBUG, "/nonexistent/mmebm-cpu-" ABI ".so") == 1);
     CHECK(count_lines(&log, MMEBM_LOG_INFO, "'reference'") == 1);
     log = log_of_auto("/nonexistent", MMEBM_LOG_INFO);
     CHECK(log.count == 1);
@@ -287,13 +320,13 @@ TEST(auto_falls_back_and_says_so)
 
     char folder[64];
     REQUIRE(make_folder(folder));
-    REQUIRE(write_file(folder, "mmebm-cpu-1.so", "broken"));
+    REQUIRE(write_file(folder, "mmebm-cpu-" ABI ".so", "broken"));
     log = log_of_auto(folder, MMEBM_LOG_WARNING);
     CHECK(log.count == 1 && count_lines(&log, MMEBM_LOG_WARNING, "does not load") == 1);
     log = log_of_auto(folder, MMEBM_LOG_ERROR);
     CHECK(log.count == 0);
     for (int i = 0; i < log.count; ++i) CHECK(!strchr(log.lines[i], '\n'));
-    remove_folder(folder, "mmebm-cpu-1.so");
+    remove_folder(folder, "mmebm-cpu-" ABI ".so");
 }
 
 /* ---- memory */
@@ -385,6 +418,8 @@ int main(void)
     RUN(impossible_options_are_refused);
     RUN(the_message_fits_its_buffer);
     RUN(names_of_backends);
+    RUN(devices_have_numbers_where_there_are_several);
+    RUN(a_stream_is_for_backends_that_have_some);
     RUN(wrong_modules_are_refused_with_the_reason);
     RUN(a_file_that_is_no_module_is_refused);
     RUN(folders_are_searched_in_order);
