@@ -138,7 +138,7 @@ group_valgrind() {
     have valgrind || { skip_group "valgrind" "valgrind is not installed"; return; }
     leaks="--leak-check=full --errors-for-leak-kinds=definite,possible"
     MMEBM_BACKEND_DIR=$work/no-modules run_group "valgrind" --build "$work/main" --timeout 900 \
-        --match '^(api|files|fuzz)-' --exclude='-(cpu|python)$' \
+        --match '^(api|files|fuzz)-' --exclude='-(cpu|cuda|devices|python)$' \
         --wrap "valgrind -q --error-exitcode=99 $leaks"
 }
 

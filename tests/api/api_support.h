@@ -8,6 +8,7 @@
 
 #include "mmebm.h"
 
+#include "backend_under_test.h"
 #include "harness.h"
 
 /* ---- allocator */
@@ -47,12 +48,6 @@ static inline void counting_release(void *user, void *memory, size_t size)
 }
 
 /* ---- context */
-
-static inline const char *test_backend(void)
-{
-    const char *name = getenv("MMEBM_TEST_BACKEND");
-    return name && name[0] ? name : "reference";
-}
 
 /* Prints why when there is none. allocator NULL = the default. */
 static inline mmebm_status try_open_context(counting_allocator *allocator, uint32_t n_threads, mmebm_context **context,

@@ -437,6 +437,7 @@ TEST(prepared_calls_allocate_nothing)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(prepared_calls_allocate_nothing);
     RUN(every_allocation_of_context_create);
     RUN(every_allocation_of_every_operation);

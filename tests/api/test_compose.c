@@ -290,6 +290,7 @@ TEST(every_allocation_may_fail)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(copy_stands_alone);
     RUN(join_keeps_order_and_weights);
     RUN(join_refuses_what_does_not_fit);

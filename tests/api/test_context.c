@@ -412,6 +412,7 @@ TEST(any_order_of_destruction_is_fine)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(version_is_that_of_the_header);
     RUN(every_status_has_its_name);
     RUN(defaults_open_something);

@@ -130,6 +130,7 @@ TEST(seed_decides_the_weights)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(xavier_normal_has_its_moments);
     RUN(pytorch_default_has_its_moments);
     RUN(seed_decides_the_weights);

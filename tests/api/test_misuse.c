@@ -882,6 +882,7 @@ TEST(trainer)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(builder);
     RUN(layers_with_weights);
     RUN(layers_without_weights);

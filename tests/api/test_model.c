@@ -337,6 +337,7 @@ TEST(every_allocation_may_fail)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(options_are_checked);
     RUN(networks_must_fit_the_options);
     RUN(categorical_means_end_in_softmax);

@@ -196,6 +196,7 @@ TEST(every_allocation_may_fail)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(finish_ends_building);
     RUN(ports_are_bounded);
     RUN(tensors_can_be_read_and_written);

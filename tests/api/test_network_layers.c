@@ -247,6 +247,7 @@ TEST(tensors_are_named)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(shapes_follow_from_settings);
     RUN(windows_are_checked);
     RUN(other_layers_are_checked);

@@ -406,6 +406,7 @@ TEST(impossible_scales_are_refused)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(init_of_every_size);
     RUN(use_of_every_size);
     RUN(defaults_are_those_of_the_header);

@@ -451,6 +451,7 @@ TEST(every_allocation_may_fail)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(default_networks_have_their_sizes);
     RUN(trunks_have_their_sizes);
     RUN(all_image_sizes_work);

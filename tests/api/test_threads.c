@@ -128,6 +128,7 @@ TEST(a_context_changes_hands)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(two_contexts_in_two_threads);
     RUN(a_context_changes_hands);
     return HARNESS_RESULT();

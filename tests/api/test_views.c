@@ -252,6 +252,7 @@ TEST(rows_are_copied_both_ways)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(view_init_fills_every_member);
     RUN(view_init_refuses_what_is_no_shape);
     RUN(every_wrong_view_gets_its_status_and_sentence);

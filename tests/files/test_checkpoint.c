@@ -351,6 +351,7 @@ TEST(memory_may_end_anywhere)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     context = open_context(&allocator);
     if (!context || !open_folder()) return EXIT_FAILURE;
     RUN(stopping_changes_nothing);

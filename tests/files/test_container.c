@@ -632,6 +632,7 @@ TEST(memory_may_end_anywhere)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     context = open_context(&allocator);
     if (!context || !open_folder()) return EXIT_FAILURE;
     RUN(a_plain_file_is_read_again);

@@ -481,6 +481,7 @@ TEST(memory_may_end_anywhere)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     context = open_context(&allocator);
     if (!context || !open_folder()) return EXIT_FAILURE;
     RUN(a_network_with_every_kind_of_layer_survives);

@@ -9,7 +9,8 @@
  * up to LONGEST_SUM products in single precision, whose worst case is LONGEST_SUM 2^-24 a layer; rounding errors of
  * random sign grow with the square root instead, and three times that is allowed.
  */
-#include "../harness.h"
+#include "backend_under_test.h"
+#include "harness.h"
 #include "trainer.h"
 #include "vectors.h"
 
@@ -458,6 +459,7 @@ TEST(training_step_with_every_option)
 int main(int argument_count, char **arguments)
 {
     backend = argument_count > 1 ? arguments[1] : "reference";
+    SKIP_WITHOUT_DEVICE(backend);
     const int sums_in_double = !strcmp(backend, "reference");
     bound = sums_in_double ? 1e-5 : 3.0 * DEPTH * sqrt(LONGEST_SUM) * single;
     RUN(energy_and_its_gradient);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the law tests share: a context on the backend that MMEBM_TEST_BACKEND names (reference), toy models with known
- * answers, a small generator for test data.
+ * What the law tests share: a context on the backend under test, toy models with known answers, a small generator for
+ * test data.
  */
 #ifndef MMEBM_LAWS_H
 #define MMEBM_LAWS_H
 
+#include "backend_under_test.h"
 #include "harness.h"
 #include "model.h"
 
@@ -23,8 +24,7 @@ static inline mmebm_context *open_backend(const char *backend, uint32_t n_thread
 
 static inline mmebm_context *open_context(void)
 {
-    const char *backend = getenv("MMEBM_TEST_BACKEND");
-    return open_backend(backend ? backend : "reference", 2);
+    return open_backend(test_backend(), 2);
 }
 
 /* Prints the library's sentence when a call fails. */

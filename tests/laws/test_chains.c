@@ -234,6 +234,7 @@ TEST(sample_given_is_made_of_its_pieces)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(observed_modalities_keep_their_bits);
     RUN(the_score_is_the_slope_of_the_energy);
     RUN(a_step_without_noise_is_the_formula);

@@ -133,6 +133,7 @@ TEST(log_density_is_the_mixture)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(log_density_is_the_mixture);
     return HARNESS_RESULT();
 }

@@ -241,6 +241,7 @@ TEST(langevin_z_on_the_prior_alone)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(langevin_x_has_the_stationary_variance);
     RUN(step_and_temperature_round_trip);
     RUN(langevin_z_samples_every_subset_posterior);

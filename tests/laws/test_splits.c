@@ -69,8 +69,7 @@ static mmebm_status run_part(mmebm_sampler *sampler, int64_t first, int64_t coun
 static mmebm_status run_split(uint32_t threads, uint32_t capacity, const int64_t *parts, const results *source,
                               results *r)
 {
-    const char *backend = getenv("MMEBM_TEST_BACKEND");
-    mmebm_context *context = open_backend(backend ? backend : "reference", threads);
+    mmebm_context *context = open_backend(test_backend(), threads);
     if (!context) return MMEBM_E_BACKEND;
     mmebm_model *model = make_images(context);
     mmebm_sampler *sampler = NULL;
@@ -122,6 +121,7 @@ TEST(each_chain_draws_its_own_numbers)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(splits_do_not_change_a_bit);
     RUN(each_chain_draws_its_own_numbers);
     return HARNESS_RESULT();

@@ -36,9 +36,8 @@ static mmebm_model *make_mlp(mmebm_context *context)
 /* Options that every test starts from: short chains, no guard. */
 static int open_fixture(fixture *f, uint32_t threads)
 {
-    const char *backend = getenv("MMEBM_TEST_BACKEND");
     memset(f, 0, sizeof *f);
-    f->context = open_backend(backend ? backend : "reference", threads);
+    f->context = open_backend(test_backend(), threads);
     if (!f->context || mmebm_trainer_options_init(&f->options, "default") != MMEBM_OK) return 0;
     f->options.batch = BATCH;
     f->options.seed = 11;
@@ -269,6 +268,7 @@ TEST(a_bad_step_leaves_nothing_behind)
 
 int main(void)
 {
+    SKIP_WITHOUT_DEVICE(test_backend());
     RUN(the_gradient_of_the_energy_is_eqn_10);
     RUN(no_update_sees_another);
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
