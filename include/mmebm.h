@@ -159,6 +159,10 @@ enum { MMEBM_PRECISION_AUTO = 0, MMEBM_PRECISION_F32 = 1, MMEBM_PRECISION_BF16 =
  * bf16 matrices in hardware, else F32. States, energies, losses and master weights are f32 in both. */
 MMEBM_API uint32_t mmebm_context_fast_precision(const mmebm_context *context);
 
+/* Waits until all work of the context is done. Calls that write host memory have done so themselves; this is for views
+ * in device memory whose readers do not use the context's stream. */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_synchronize(mmebm_context *context);
+
 /* ---- 4 views ------------------------------------------------------------------------------- */
 
 enum { MMEBM_MAX_RANK = 6 };
@@ -166,14 +170,17 @@ enum { MMEBM_F32 = 1, MMEBM_BF16 = 2 };
 enum { MMEBM_HOST = 0, MMEBM_DEVICE = 1 };
 
 /* Borrowed memory with its shape; the library reads or writes `data` only during the call. Where a
- * function takes an array of views, all its entries have the same struct_size. */
+ * function takes an array of views, all its entries have the same struct_size.
+ * MMEBM_DEVICE: memory of the context's device (backend "cuda" only), wherever a call takes views. It is read and
+ * written in the order of the context's stream (mmebm_context_options.stream), and the call may return before: it sees
+ * what was queued there before it, and what is queued there afterwards sees its results and may reuse the memory. */
 typedef struct mmebm_view {
     uint32_t struct_size;
     uint32_t dtype; /* MMEBM_F32 */
     void *data;
     uint32_t rank;
-    uint32_t place;     /* MMEBM_HOST */
-    int32_t device_id;  /* 0 */
+    uint32_t place;     /* MMEBM_HOST or MMEBM_DEVICE */
+    int32_t device_id;  /* host: 0; device: its number, the context's */
     uint32_t reserved0; /* must be 0 */
     int64_t shape[MMEBM_MAX_RANK];
 } mmebm_view;
@@ -625,7 +632,8 @@ MMEBM_API void mmebm_trainer_destroy(mmebm_trainer **trainer);
 /* One step of Algorithm 1 on x (M views [batch, ...]). A bad step is undone by the guard: weights go back to the
  * last good snapshot, rates fall, noise is drawn anew, diagnostic "rollbacks" counts it, and the call succeeds;
  * after guard_tries in a row without a new snapshot it returns MMEBM_E_DIVERGED with the model at that snapshot.
- * Data that is not finite is refused with MMEBM_E_ARGUMENT before anything changes. */
+ * Data in host memory that is not finite is refused with MMEBM_E_ARGUMENT before anything changes; in device memory it
+ * makes the step bad. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_step(mmebm_trainer *trainer, const mmebm_view *x);
 
 /* Diagnostics of the last step, by number or by name; "step", "loss_generator", "loss_inference", "loss_energy",

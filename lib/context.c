@@ -304,6 +304,13 @@ mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use
     return MMEBM_OK;
 }
 
+mmebm_status mmebm_context_synchronize(mmebm_context *context)
+{
+    if (!context) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(context);
+    return context->ops->synchronize(context->device);
+}
+
 uint32_t mmebm_context_fast_precision(const mmebm_context *context)
 {
     return context ? context->ops->fast_precision(context->device) : MMEBM_PRECISION_F32;

@@ -77,8 +77,7 @@ mmebm_status mmebm_model_get_tensor(const mmebm_model *model, const char *name, 
     const mmebm_tensor *tensor = NULL;
     uint32_t p = 0;
     MMEBM_TRY(find_tensor(model, "model_get_tensor", name, value, &tensor, &p));
-    return context->ops->download(context->device, value->data, model->parts[p].weights + tensor->offset,
-                                  tensor->count * sizeof(float));
+    return mmebm__view_from_device(context, value, 0, (int64_t)tensor->count, model->parts[p].weights + tensor->offset);
 }
 
 mmebm_status mmebm_model_set_tensor(mmebm_model *model, const char *name, const mmebm_view *value)
@@ -90,7 +89,5 @@ mmebm_status mmebm_model_set_tensor(mmebm_model *model, const char *name, const 
     uint32_t p = 0;
     MMEBM_TRY(find_tensor(model, "model_set_tensor", name, value, &tensor, &p));
     ++model->parts[p].revision;
-    MMEBM_TRY(context->ops->upload(context->device, model->parts[p].weights + tensor->offset, value->data,
-                                   tensor->count * sizeof(float)));
-    return context->ops->synchronize(context->device); /* value is borrowed for this call only */
+    return mmebm__view_to_device(context, value, 0, (int64_t)tensor->count, model->parts[p].weights + tensor->offset);
 }

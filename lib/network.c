@@ -196,8 +196,8 @@ mmebm_status mmebm_network_get_tensor(const mmebm_network *network, const char *
     mmebm__clear_error(network->context);
     const mmebm_tensor *tensor;
     MMEBM_TRY(find_tensor(network, "get_tensor", name, value, &tensor));
-    memcpy(value->data, network->weights + tensor->offset, tensor->count * sizeof(float));
-    return MMEBM_OK;
+    return mmebm__view_from_host(network->context, value, 0, (int64_t)tensor->count,
+                                 network->weights + tensor->offset);
 }
 
 mmebm_status mmebm_network_set_tensor(mmebm_network *network, const char *name, const mmebm_view *value)
@@ -206,9 +206,8 @@ mmebm_status mmebm_network_set_tensor(mmebm_network *network, const char *name, 
     mmebm__clear_error(network->context);
     const mmebm_tensor *tensor;
     MMEBM_TRY(find_tensor(network, "set_tensor", name, value, &tensor));
-    memcpy(network->weights + tensor->offset, value->data, tensor->count * sizeof(float));
     network->plan_stale = 1;
-    return MMEBM_OK;
+    return mmebm__view_to_host(network->context, value, 0, (int64_t)tensor->count, network->weights + tensor->offset);
 }
 
 /* ---- running */

@@ -189,15 +189,13 @@ typedef struct recorder {
     int64_t experts, n, first, rows;
 } recorder;
 
-/* Copies device rows [experts * rows, size] to their places in frame `frame` of a [frames, experts * n, size] array. */
-static mmebm_status store(const recorder *r, const float *device, int64_t size, float *data, int64_t frame)
+/* Copies device rows [experts * rows, size] to their places in frame `frame` of a [frames, experts * n, size] view. */
+static mmebm_status store(const recorder *r, const float *device, int64_t size, const mmebm_view *view, int64_t frame)
 {
-    const mmebm_context *context = r->sampler->context;
-    for (int64_t e = 0; e < r->experts; ++e) {
-        float *target = data + ((frame * r->experts + e) * r->n + r->first) * size;
-        MMEBM_TRY(context->ops->download(context->device, target, device + e * r->rows * size,
-                                         (size_t)(r->rows * size) * sizeof(float)));
-    }
+    for (int64_t e = 0; e < r->experts; ++e)
+        MMEBM_TRY(mmebm__view_from_device(r->sampler->context, view,
+                                          ((frame * r->experts + e) * r->n + r->first) * size, r->rows * size,
+                                          device + e * r->rows * size));
     return MMEBM_OK;
 }
 
@@ -205,10 +203,10 @@ static mmebm_status observe(void *user, uint32_t k)
 {
     const recorder *r = user;
     const mmebm_chain_record *record = r->record;
-    if (record->energy) MMEBM_TRY(store(r, r->sampler->row_energy, 1, record->energy->data, k));
+    if (record->energy) MMEBM_TRY(store(r, r->sampler->row_energy, 1, record->energy, k));
     if (!record->trajectory || k % r->options->trajectory_stride) return MMEBM_OK;
     for (uint32_t i = 0; i < r->state_count; ++i)
-        MMEBM_TRY(store(r, r->state[i], r->size[i], mmebm__view_at(record->trajectory, i)->data,
+        MMEBM_TRY(store(r, r->state[i], r->size[i], mmebm__view_at(record->trajectory, i),
                         k / r->options->trajectory_stride));
     return MMEBM_OK;
 }
@@ -232,11 +230,12 @@ static mmebm_status record_end(const recorder *r, float *const *start, double *d
         MMEBM_TRY(context->ops->download(context->device, sampler->host, sampler->accepted,
                                          (size_t)chains * sizeof(float)));
     for (int64_t c = 0; c < chains; ++c) {
-        const float share = mala ? sampler->host[c] / (float)r->options->n_steps : 1.0f;
-        *acceptance += share;
-        if (r->record->acceptance)
-            ((float *)r->record->acceptance->data)[c / r->rows * r->n + r->first + c % r->rows] = share;
+        sampler->host[c] = mala ? sampler->host[c] / (float)r->options->n_steps : 1.0f;
+        *acceptance += sampler->host[c];
     }
+    for (int64_t e = 0; r->record->acceptance && e < r->experts; ++e)
+        MMEBM_TRY(mmebm__view_from_host(sampler->context, r->record->acceptance, e * r->n + r->first, r->rows,
+                                        sampler->host + e * r->rows));
     return MMEBM_OK;
 }
 
@@ -338,14 +337,11 @@ static mmebm_status check_latents(const mmebm_sampler *sampler, const mmebm_view
 static mmebm_status move_latents(const recorder *r, mmebm_view *z, int upload)
 {
     mmebm_sampler *sampler = r->sampler;
-    const mmebm_context *context = sampler->context;
     const int64_t size = sampler->latent_size;
-    if (!upload) return store(r, sampler->z, size, z->data, 0);
-    for (int64_t e = 0; e < r->experts; ++e) {
-        const float *source = (const float *)z->data + (e * r->n + r->first) * size;
-        MMEBM_TRY(context->ops->upload(context->device, sampler->z + e * r->rows * size, source,
-                                       (size_t)(r->rows * size) * sizeof(float)));
-    }
+    if (!upload) return store(r, sampler->z, size, z, 0);
+    for (int64_t e = 0; e < r->experts; ++e)
+        MMEBM_TRY(mmebm__view_to_device(sampler->context, z, (e * r->n + r->first) * size, r->rows * size,
+                                        sampler->z + e * r->rows * size));
     return MMEBM_OK;
 }
 

@@ -180,17 +180,15 @@ mmebm_status mmebm_sampler_encode_draw(mmebm_sampler *sampler, uint64_t observed
     MMEBM_TRY(mmebm__check_tuples(sampler, "encode_draw", x, observed, &n));
     const int64_t shape[2] = {n, sampler->latent_size};
     MMEBM_TRY(mmebm__view_check(context, "encode_draw: view 'z'", z, 2, shape, &experts));
-    const size_t row_bytes = (size_t)sampler->latent_size * sizeof(float);
+    const int64_t size = sampler->latent_size;
     for (int64_t first = 0; first < n; first += sampler->capacity) {
         const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
         MMEBM_TRY(mmebm__upload_tuples(sampler, x, observed, first, rows));
         MMEBM_TRY(mmebm__set_key(sampler, seed, first_chain + (uint64_t)first));
         MMEBM_TRY(mmebm__draw_rows(sampler, observed, start, 0, rows));
-        for (int64_t e = 0; e < experts; ++e) {
-            char *target = (char *)z->data + (size_t)(e * n + first) * row_bytes;
-            MMEBM_TRY(context->ops->download(context->device, target, sampler->z + e * rows * sampler->latent_size,
-                                             (size_t)rows * row_bytes));
-        }
+        for (int64_t e = 0; e < experts; ++e)
+            MMEBM_TRY(mmebm__view_from_device(context, z, (e * n + first) * size, rows * size,
+                                              sampler->z + e * rows * size));
     }
     return MMEBM_OK;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mmebm_view: making one, checking what a caller passes against the wanted shape, copying rows between views and the
- * device. Every public call that takes data comes through mmebm__view_check, so that no wrong shape gets further.
+ * mmebm_view: making one, checking what a caller passes against the wanted shape, copying between views, in host or
+ * device memory, and the library's own memory of both kinds. Every public call that takes data comes through
+ * mmebm__view_check, so that no wrong shape gets further.
  */
 #include <stdio.h>
 #include <string.h>
@@ -39,6 +40,25 @@ char *mmebm__shape_text(char text[128], int64_t rows, uint32_t rank, const int64
     return text;
 }
 
+/* Host memory, or memory of the context's device where the backend lets callers hold such. */
+static mmebm_status check_place(mmebm_context *context, const char *what, const mmebm_view *view)
+{
+    int32_t number = 0;
+    if (view->place == MMEBM_DEVICE) {
+        if (!(context->ops->capabilities & MMEBM_BACKEND_DEVICE_VIEWS))
+            return mmebm__fail(context, MMEBM_E_UNSUPPORTED,
+                               "%s is in device memory, wanted MMEBM_HOST: backend '%s' works in host memory", what,
+                               context->ops->name);
+        number = context->ops->device_number(context->device);
+    } else if (view->place != MMEBM_HOST) {
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s has place %u, wanted MMEBM_HOST or MMEBM_DEVICE", what,
+                           (unsigned)view->place);
+    }
+    if (view->device_id == number) return MMEBM_OK;
+    return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s has device_id %d, wanted %d%s", what, (int)view->device_id,
+                       (int)number, view->place == MMEBM_DEVICE ? ", the context's device" : "");
+}
+
 /* Everything but the shape. */
 static mmebm_status check_kind(mmebm_context *context, const char *what, const mmebm_view *view)
 {
@@ -49,13 +69,7 @@ static mmebm_status check_kind(mmebm_context *context, const char *what, const m
                            (unsigned)view->struct_size, sizeof(void *));
     if (view->dtype != MMEBM_F32)
         return mmebm__fail(context, MMEBM_E_DTYPE, "%s has dtype %u, wanted MMEBM_F32", what, (unsigned)view->dtype);
-    if (view->place == MMEBM_DEVICE)
-        return mmebm__fail(context, MMEBM_E_UNSUPPORTED, "%s is in device memory, wanted MMEBM_HOST", what);
-    if (view->place != MMEBM_HOST)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s has place %u, wanted MMEBM_HOST", what,
-                           (unsigned)view->place);
-    if (view->device_id)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s has device_id %d, wanted 0", what, (int)view->device_id);
+    MMEBM_TRY(check_place(context, what, view));
     if (view->reserved0)
         return mmebm__fail(context, MMEBM_E_UNKNOWN_OPTION, "%s has reserved0 %u, wanted 0", what,
                            (unsigned)view->reserved0);
@@ -110,18 +124,57 @@ int64_t mmebm__view_row_count(const mmebm_view *view)
     return count;
 }
 
+static float *element(const mmebm_view *view, int64_t first)
+{
+    return (float *)view->data + first;
+}
+
+mmebm_status mmebm__view_to_device(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t count,
+                                   float *device)
+{
+    const mmebm_backend_ops *ops = context->ops;
+    const size_t bytes = (size_t)count * sizeof(float);
+    return view->place == MMEBM_DEVICE ? ops->copy(context->device, device, element(view, first), bytes)
+                                       : ops->upload(context->device, device, element(view, first), bytes);
+}
+
+mmebm_status mmebm__view_from_device(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t count,
+                                     const float *device)
+{
+    const mmebm_backend_ops *ops = context->ops;
+    const size_t bytes = (size_t)count * sizeof(float);
+    return view->place == MMEBM_DEVICE ? ops->copy(context->device, element(view, first), device, bytes)
+                                       : ops->download(context->device, element(view, first), device, bytes);
+}
+
+mmebm_status mmebm__view_to_host(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t count,
+                                 float *host)
+{
+    const size_t bytes = (size_t)count * sizeof(float);
+    if (view->place == MMEBM_DEVICE) return context->ops->download(context->device, host, element(view, first), bytes);
+    memcpy(host, element(view, first), bytes);
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__view_from_host(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t count,
+                                   const float *host)
+{
+    const size_t bytes = (size_t)count * sizeof(float);
+    if (view->place == MMEBM_DEVICE) return context->ops->upload(context->device, element(view, first), host, bytes);
+    memcpy(element(view, first), host, bytes);
+    return MMEBM_OK;
+}
+
 mmebm_status mmebm__view_upload(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t rows,
                                 float *device)
 {
-    const size_t row = (size_t)mmebm__view_row_count(view);
-    const float *source = (const float *)view->data + (size_t)first * row;
-    return context->ops->upload(context->device, device, source, (size_t)rows * row * sizeof(float));
+    const int64_t row = mmebm__view_row_count(view);
+    return mmebm__view_to_device(context, view, first * row, rows * row, device);
 }
 
 mmebm_status mmebm__view_download(mmebm_context *context, const mmebm_view *view, int64_t first, int64_t rows,
                                   const float *device)
 {
-    const size_t row = (size_t)mmebm__view_row_count(view);
-    float *target = (float *)view->data + (size_t)first * row;
-    return context->ops->download(context->device, target, device, (size_t)rows * row * sizeof(float));
+    const int64_t row = mmebm__view_row_count(view);
+    return mmebm__view_from_device(context, view, first * row, rows * row, device);
 }

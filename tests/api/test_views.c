@@ -63,10 +63,6 @@ static void spoil_dtype(mmebm_view *view)
 {
     view->dtype = 77;
 }
-static void spoil_device(mmebm_view *view)
-{
-    view->place = MMEBM_DEVICE;
-}
 static void spoil_place(mmebm_view *view)
 {
     view->place = 9;
@@ -129,8 +125,7 @@ static const wrong_view wrong_views[] = {
     {"nothing", spoil_nothing, MMEBM_OK, ""},
     {"bf16", spoil_bf16, MMEBM_E_DTYPE, "dtype 2, wanted MMEBM_F32"},
     {"dtype", spoil_dtype, MMEBM_E_DTYPE, "dtype 77"},
-    {"device", spoil_device, MMEBM_E_UNSUPPORTED, "device memory, wanted MMEBM_HOST"},
-    {"place", spoil_place, MMEBM_E_ARGUMENT, "place 9"},
+    {"place", spoil_place, MMEBM_E_ARGUMENT, "place 9, wanted MMEBM_HOST or MMEBM_DEVICE"},
     {"device id", spoil_device_id, MMEBM_E_ARGUMENT, "device_id -1, wanted 0"},
     {"reserved", spoil_reserved, MMEBM_E_UNKNOWN_OPTION, "reserved0 1"},
     {"data", spoil_data, MMEBM_E_ARGUMENT, "no data"},
