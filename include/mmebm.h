@@ -153,10 +153,12 @@ MMEBM_API const char *mmebm_context_device(const mmebm_context *context);
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use,
                                                           uint64_t *peak);
 
-enum { MMEBM_PRECISION_AUTO = 0, MMEBM_PRECISION_F32 = 1, MMEBM_PRECISION_BF16 = 2 };
+/* How networks multiply. TF32 (f32 with products of 10-bit mantissas) is cuda's; other backends answer
+ * MMEBM_E_UNSUPPORTED. */
+enum { MMEBM_PRECISION_AUTO = 0, MMEBM_PRECISION_F32 = 1, MMEBM_PRECISION_BF16 = 2, MMEBM_PRECISION_TF32 = 3 };
 
 /* The precision that MMEBM_PRECISION_AUTO means on this context: BF16 where the processor multiplies
- * bf16 matrices in hardware, else F32. States, energies, losses and master weights are f32 in both. */
+ * bf16 matrices in hardware, else F32. States, energies, losses and master weights are f32 in all. */
 MMEBM_API uint32_t mmebm_context_fast_precision(const mmebm_context *context);
 
 /* Waits until all work of the context is done. Calls that write host memory have done so themselves; this is for views

@@ -63,7 +63,7 @@ enum {
 
 typedef struct mmebm_plan_spec {
     const mmebm_graph *graph; /* lives as long as the plan */
-    uint32_t precision;       /* MMEBM_PRECISION_F32, _BF16; F64 on reference */
+    uint32_t precision;       /* MMEBM_PRECISION_F32, _BF16, _TF32; F64 on reference */
     uint32_t weight_gradient; /* 1 = runs may ask for it */
     uint64_t input_gradients; /* bit i = runs may ask for the gradient by input i */
     int64_t capacity;         /* most rows of a run */

@@ -177,7 +177,7 @@ static mmebm_status read_options(mmebm_context *context, const mmebm_sampler_opt
     if (options->capacity < 1 || options->capacity > 65536)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "sampler_create: capacity is %u, wanted 1 to 65536",
                            options->capacity);
-    if (options->precision > MMEBM_PRECISION_BF16)
+    if (options->precision > MMEBM_PRECISION_TF32)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "sampler_create: precision is %u, wanted MMEBM_PRECISION_*",
                            options->precision);
     MMEBM_TRY(mmebm__reserved_check(context, "sampler_create", options->reserved));

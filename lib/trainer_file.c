@@ -17,7 +17,7 @@ static const char options_key[] = "mmebm.trainer.options", counters_key[] = "mme
 
 /* ---- options and counters as JSON */
 
-static const char *const precisions[] = {"f32", "bf16", NULL}; /* a trainer has made its choice: never AUTO */
+static const char *const precisions[] = {"f32", "bf16", "tf32", NULL}; /* a trainer has made its choice: never AUTO */
 static const char *const methods[] = {"ula", "mala", NULL};
 static const char *const reductions[] = {"sum", "mean", NULL};
 

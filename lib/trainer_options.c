@@ -138,7 +138,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
 {
     if (o->batch < 1 || o->batch > 65536)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: batch is %u, wanted 1 to 65536", o->batch);
-    if (o->precision > MMEBM_PRECISION_BF16)
+    if (o->precision > MMEBM_PRECISION_TF32)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: precision is %u, wanted MMEBM_PRECISION_*",
                            o->precision);
     if (o->stratified > 1)

@@ -547,8 +547,11 @@ static void misuse_sampler_create(scene *on)
     options.capacity = 65537;
     REFUSES(ARGUMENT, mmebm_sampler_create(on->model, &options, &made));
     options.capacity = 4;
-    options.precision = 3;
+    options.precision = 4;
     REFUSES(ARGUMENT, mmebm_sampler_create(on->model, &options, &made));
+    options.precision = MMEBM_PRECISION_TF32;
+    if (strcmp(mmebm_context_backend(on->context), "cuda") != 0)
+        REFUSES(UNSUPPORTED, mmebm_sampler_create(on->model, &options, &made));
     options.precision = MMEBM_PRECISION_F32;
     options.reserved = 1;
     REFUSES(UNKNOWN_OPTION, mmebm_sampler_create(on->model, &options, &made));

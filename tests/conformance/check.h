@@ -17,7 +17,7 @@ enum { TESTED_SIDES = 3 /* the backend with 1, 2 and 3 threads */ };
 
 typedef struct check_setting {
     const char *backend;
-    uint32_t precision; /* MMEBM_PRECISION_F32 or _BF16 */
+    uint32_t precision; /* MMEBM_PRECISION_F32, _BF16 or _TF32 */
     uint64_t seed;
     const char *only; /* runs only families whose names contain this; NULL = all */
     int verbose;      /* prints the largest error of every comparison as a share of its bound */
@@ -39,7 +39,7 @@ int check_experts(void);
     } while (0)
 
 static const double UNIT_F32 = 0x1p-24; /* half a unit in the last place: the largest relative error of a rounding */
-static const double UNIT_BF16 = 0x1p-9;
+static const double UNIT_BF16 = 0x1p-9, UNIT_TF32 = 0x1p-11;
 
 static inline void report_share(const char *what, const char *part, double share)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * check_backend --backend NAME [--precision f32|bf16] [--seed N] [--op NAME] [--verbose]
+ * check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--verbose]
  *
  * Compares a backend with the reference, one line for each family of operations: see check.h. With --op only families
  * whose names contain NAME; with --verbose errors as shares of their bounds. The seed changes all random data; failures
@@ -12,8 +12,19 @@ check_setting setting = {.backend = "reference", .precision = MMEBM_PRECISION_F3
 
 static int usage(void)
 {
-    printf("usage: check_backend --backend NAME [--precision f32|bf16] [--seed N] [--op NAME] [--verbose]\n");
+    printf("usage: check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--verbose]\n");
     return EXIT_FAILURE;
+}
+
+static int read_precision(const char *name)
+{
+    static const char *const names[] = {"f32", "bf16", "tf32"}; /* MMEBM_PRECISION_F32 and on */
+    for (uint32_t p = 0; p < sizeof names / sizeof names[0]; ++p) {
+        if (strcmp(name, names[p]) != 0) continue;
+        setting.precision = MMEBM_PRECISION_F32 + p;
+        return 1;
+    }
+    return 0;
 }
 
 static int read_options(int count, char **words)
@@ -31,9 +42,7 @@ static int read_options(int count, char **words)
             setting.only = value;
         else if (!strcmp(words[k], "--seed"))
             setting.seed = strtoull(value, NULL, 10);
-        else if (!strcmp(words[k], "--precision") && (!strcmp(value, "f32") || !strcmp(value, "bf16")))
-            setting.precision = !strcmp(value, "bf16") ? MMEBM_PRECISION_BF16 : MMEBM_PRECISION_F32;
-        else
+        else if (strcmp(words[k], "--precision") || !read_precision(value))
             return 0;
         ++k;
     }

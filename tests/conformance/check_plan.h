@@ -41,7 +41,8 @@ typedef struct plan_check {
 
 static inline double unit_of_setting(void)
 {
-    return setting.precision == MMEBM_PRECISION_BF16 ? UNIT_BF16 : UNIT_F32;
+    if (setting.precision == MMEBM_PRECISION_BF16) return UNIT_BF16;
+    return setting.precision == MMEBM_PRECISION_TF32 ? UNIT_TF32 : UNIT_F32;
 }
 
 static inline void perturb(double *values, int64_t count, uint64_t *state)
@@ -121,7 +122,7 @@ static inline int may_be_fast(const plan_check *check, const result_field *field
 /* How many spreads a result may be off. */
 static inline double spreads_allowed(const plan_check *check, const result_field *field, int64_t rows)
 {
-    if (setting.precision == MMEBM_PRECISION_BF16) return ROUNDINGS;
+    if (setting.precision != MMEBM_PRECISION_F32) return ROUNDINGS; /* sums are f32: far below one rounding */
     return ROUNDINGS * (may_be_fast(check, field) ? GROWTH : 1) + 4.0 * sqrt(longest_sum(check->graph, field, rows));
 }
 
