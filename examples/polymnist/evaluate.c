@@ -15,11 +15,10 @@
 #include "random.h"
 
 enum {
-    SAMPLES = 1000,       /* unconditional tuples */
-    TUPLES_FOR_ONE = 400, /* test tuples; each is judged from every single modality */
-    TUPLES_FOR_FOUR = 400,/* each for every left-out modality */
-    ENERGY_TUPLES = 1000,
     PORTION = 200,        /* tuples held at once */
+    ADAPTING_TUPLES = 24, /* one chain each, for so many rounds of so many steps */
+    ADAPTING_ROUNDS = 10,
+    ADAPTING_STEPS = 5,
     STREAM_SHUFFLED = 200 /* random stream of the shuffled tuples */
 };
 
@@ -54,6 +53,39 @@ int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x)
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "drawing samples");
 }
 
+int adapt_step_size(drawing *d, const polymnist_set *test, double target)
+{
+    tuples x;
+    mmebm_view z;
+    mmebm_chain_record record;
+    mmebm_langevin_options chain = d->chain_z;
+    const int64_t shape[3] = {1, at_most(ADAPTING_TUPLES, test->count), d->latent_size};
+    float *states = malloc(sizeof *states * ADAPTING_TUPLES * d->latent_size);
+    mmebm_status status = mmebm_chain_record_init(&record);
+    if (!states || tuples_create(&x, (uint32_t)shape[1])) {
+        free(states);
+        return failed("no memory to adapt langevin_z");
+    }
+    tuples_paint(&x, test, NULL, 0);
+    if (status == MMEBM_OK) status = mmebm_view_init(&z, states, 3, shape);
+    chain.n_steps = ADAPTING_STEPS;
+    chain.seed = d->seed;
+    if (status == MMEBM_OK)
+        status = mmebm_sampler_encode_draw(d->sampler, 1, MMEBM_START_SAMPLE, d->seed, 0, x.view, &z);
+    for (int round = 0; round < ADAPTING_ROUNDS && status == MMEBM_OK; ++round) { /* the chains go on, round by round */
+        ++chain.seed;
+        status = mmebm_sampler_langevin_z(d->sampler, &chain, x.view, &z, &record);
+        chain.step_size *= (float)exp(1.5 / (1 + 0.3 * round) * (record.mean_acceptance - target));
+        chain.noise_scale = chain.step_size;
+    }
+    d->chain_z.step_size = d->chain_z.noise_scale = chain.step_size;
+    tuples_free(&x);
+    free(states);
+    if (status != MMEBM_OK) return library_failed(d->context, status, "adapting langevin_z");
+    note("langevin_z: l adapted to %.3f; it accepts %.2f of its moves", chain.step_size, record.mean_acceptance);
+    return 0;
+}
+
 /* ---- measures */
 
 int measure_judges(const judges *panel, mmebm_context *context, const polymnist_set *test, measures *m)
@@ -82,12 +114,12 @@ int measure_unconditional(const drawing *d, const judges *panel, const polymnist
 {
     tuples x;
     int bad;
-    m->samples = SAMPLES;
-    if (tuples_create(&x, SAMPLES)) return -1;
+    m->samples = d->judged;
+    if (tuples_create(&x, m->samples)) return -1;
     bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated) ||
           draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised);
     if (!bad) {
-        tuples_use(&x, at_most(SAMPLES, test->count));
+        tuples_use(&x, at_most(m->samples, test->count));
         tuples_paint(&x, test, NULL, 0);
         bad = coherence_judge(panel, d->context, &x, &m->real);
     }
@@ -99,6 +131,9 @@ int measure_unconditional(const drawing *d, const judges *panel, const polymnist
 typedef struct tally {
     double right, total;
     double given[DIGIT_CLASSES], read[DIGIT_CLASSES];
+    double of_tuple[PORTION]; /* right pictures of the tuples at hand */
+    double squares;           /* of those numbers, summed over all tuples done */
+    uint32_t tuples;
     int finite;
 } tally;
 
@@ -111,11 +146,31 @@ static int tally_picture(const drawing *d, const judges *panel, uint32_t modalit
     if (judge_read(panel, d->context, modality, x->x[modality], x->n, digit)) return -1;
     for (uint32_t i = 0; i < x->n; ++i) {
         t->right += digit[i] == label[i];
+        t->of_tuple[i] += digit[i] == label[i];
         t->total += 1;
         t->given[label[i]] += 1;
         t->read[digit[i]] += 1;
     }
     return 0;
+}
+
+static void end_portion(tally *t, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; ++i) t->squares += t->of_tuple[i] * t->of_tuple[i];
+    memset(t->of_tuple, 0, sizeof t->of_tuple);
+    t->tuples += n;
+}
+
+static conditional conditional_of(const tally *t)
+{
+    conditional c = {.pictures = (uint32_t)t->total, .tuples = t->tuples, .valid = t->finite};
+    if (t->finite && t->total > 0) {
+        const double of_one = t->total / t->tuples, mean = t->right / t->tuples; /* pictures of a tuple: all, right */
+        c.right = t->right / t->total;
+        c.error = sqrt(fmax(0, t->squares / t->tuples - mean * mean) / t->tuples) / of_one;
+        for (int d = 0; d < DIGIT_CLASSES; ++d) c.chance += t->given[d] / t->total * (t->read[d] / t->total);
+    }
+    return c;
 }
 
 /* For each modality m: given only m, or all but m; reads those that were filled in. */
@@ -142,22 +197,20 @@ static int judge_filled_in(const drawing *d, const judges *panel, const polymnis
             for (uint32_t k = 0; k < MODALITIES && !bad; ++k)
                 if (!(observed >> k & 1)) bad = tally_picture(d, panel, k, &filled, test->labels + first, &t);
         }
+        end_portion(&t, real.n);
     }
     tuples_free(&real);
     tuples_free(&filled);
-    *result = (conditional){.pictures = (uint32_t)t.total, .valid = t.finite};
-    if (t.finite && t.total > 0) {
-        result->right = t.right / t.total;
-        for (int c = 0; c < DIGIT_CLASSES; ++c) result->chance += t.given[c] / t.total * (t.read[c] / t.total);
-    }
+    *result = conditional_of(&t);
     return bad;
 }
 
 int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
 {
-    if (judge_filled_in(d, panel, test, at_most(TUPLES_FOR_ONE, test->count), 1, &m->given_one)) return -1;
+    const uint32_t count = at_most(d->judged * 2 / 5, test->count);
+    if (judge_filled_in(d, panel, test, count, 1, &m->given_one)) return -1;
     if (interrupt_came()) return 0;
-    return judge_filled_in(d, panel, test, at_most(TUPLES_FOR_FOUR, test->count), 0, &m->given_four);
+    return judge_filled_in(d, panel, test, count, 0, &m->given_four);
 }
 
 /* Five pictures of five different digits, each modality's from another test tuple. */
@@ -179,7 +232,7 @@ static void paint_shuffled(tuples *x, const polymnist_set *test, uint64_t seed)
 
 int measure_energies(const drawing *d, const polymnist_set *test, measures *m)
 {
-    const uint32_t n = at_most(ENERGY_TUPLES, test->count);
+    const uint32_t n = at_most(d->judged, test->count);
     const int64_t shape[1] = {n};
     float *energy = malloc((size_t)2 * n * sizeof *energy);
     tuples x;
@@ -187,6 +240,7 @@ int measure_energies(const drawing *d, const polymnist_set *test, measures *m)
     mmebm_status status;
     m->energy_real = m->energy_shuffled = m->ranked_right = 0;
     m->energies_valid = 1;
+    m->energies = n;
     if (!energy || tuples_create(&x, n)) {
         free(energy);
         return failed("no memory for %u energies", n);

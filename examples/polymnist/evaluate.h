@@ -8,21 +8,24 @@
 typedef struct drawing {
     mmebm_context *context;
     mmebm_sampler *sampler;
+    uint32_t latent_size;
     mmebm_langevin_options chain_x, chain_z;
     uint64_t seed;
+    uint32_t judged; /* samples and energies to judge; fillings-in are made for 2/5 as many test tuples */
 } drawing;
 
 /* How often a filled-in picture shows the digit of the given ones. */
 typedef struct conditional {
-    uint32_t pictures;
+    uint32_t pictures, tuples;
     double right;  /* share */
+    double error;  /* its standard error, from the tuples: pictures of one tuple go together */
     double chance; /* share that would be right if what is read had nothing to do with what was given */
     int valid;     /* 0: a value was not finite, nothing is counted */
 } conditional;
 
 typedef struct measures {
     double judge_accuracy[MODALITIES]; /* on the test pictures */
-    uint32_t test_tuples, samples;
+    uint32_t test_tuples, samples, energies;
     coherence real;      /* of real test tuples: what the judges allow at best */
     coherence generated; /* generator means for z ~ p0 */
     coherence revised;   /* the same after langevin_x */
@@ -37,6 +40,10 @@ int measure_judges(const judges *panel, mmebm_context *context, const polymnist_
 int measure_unconditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
 int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
 int measure_energies(const drawing *d, const polymnist_set *test, measures *m);
+
+/* Adapts l of langevin_z, under MALA, until about `target` of its moves are accepted: as the training does, for weights
+ * that come without their l. Every modality of some test tuples is given; no digit is looked at. 0 or -1. */
+int adapt_step_size(drawing *d, const polymnist_set *test, double target);
 
 /* Fills in what `observed` leaves out: from one expert's mean without a chain, or refined by langevin_z. 0 or -1. */
 int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x);

@@ -109,11 +109,12 @@ static int stride_of(const mmebm_langevin_options *chain)
 }
 
 /* langevin_z from z = 0, all five modalities of tuple 0 of `real` given, decoded state by state. */
-static int run_chain_z(const drawing *d, const tuples *real, uint32_t latent_size, tuples *frames)
+static int run_chain_z(const drawing *d, const tuples *real, tuples *frames)
 {
     mmebm_langevin_options chain = d->chain_z;
     mmebm_chain_record record;
     mmebm_view x[MODALITIES], z, trajectory;
+    const uint32_t latent_size = d->latent_size;
     const int64_t one[2] = {1, latent_size};
     int64_t many[3] = {0, 1, latent_size};
     float *start = calloc(latent_size, sizeof *start), *path;
@@ -162,7 +163,7 @@ static int run_chain_x(const drawing *d, tuples *frames)
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following langevin_x");
 }
 
-static int write_chain(const drawing *d, const tuples *real, uint32_t latent_size, const char *folder)
+static int write_chain(const drawing *d, const tuples *real, const char *folder)
 {
     const int block = TITLE + MODALITIES * CELL + MARGIN;
     char title[128];
@@ -171,7 +172,7 @@ static int write_chain(const drawing *d, const tuples *real, uint32_t latent_siz
     int bad = tuples_create(&frames, CHAIN_FRAMES);
     if (bad) return -1;
     bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + 2 * block);
-    if (!bad) bad = run_chain_z(d, real, latent_size, &frames);
+    if (!bad) bad = run_chain_z(d, real, &frames);
     if (!bad) {
         snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded; %u steps, %d to a frame",
                  d->chain_z.n_steps, stride_of(&d->chain_z));
@@ -194,7 +195,7 @@ static int write_chain(const drawing *d, const tuples *real, uint32_t latent_siz
     return bad;
 }
 
-int gallery_write(const drawing *d, const polymnist_set *test, uint32_t latent_size, const char *folder)
+int gallery_write(const drawing *d, const polymnist_set *test, const char *folder)
 {
     uint32_t rows[SHOWN];
     tuples real, drawn;
@@ -214,7 +215,7 @@ int gallery_write(const drawing *d, const polymnist_set *test, uint32_t latent_s
           write_given(d, &real, &drawn, 1, "filled in from one given (framed)", folder, "given_one.png") ||
           write_given(d, &real, &drawn, 3, "filled in from three given (framed), z refined by langevin_z", folder,
                       "given_three.png") ||
-          write_chain(d, &real, latent_size, folder);
+          write_chain(d, &real, folder);
     tuples_free(&real);
     tuples_free(&drawn);
     return bad ? -1 : 0;

@@ -6,6 +6,6 @@
 
 /* Draws with d and writes real.png, generated.png, revised.png, given_one.png, given_three.png and chain.png to folder.
  * 0 or -1. */
-int gallery_write(const drawing *d, const polymnist_set *test, uint32_t latent_size, const char *folder);
+int gallery_write(const drawing *d, const polymnist_set *test, const char *folder);
 
 #endif

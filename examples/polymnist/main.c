@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The PolyMNIST example: what a program that links libmmebm does from data to numbers. Train (train.c), draw pictures
- * (gallery.c), judge them (evaluate.c), print a table (summary.c).
+ * The PolyMNIST example: what a program that links libmmebm does from data to numbers. Take trained weights, or train
+ * (train.c); draw pictures (gallery.c), judge them (evaluate.c), print a table (summary.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,8 +14,10 @@
 #include "evaluate.h"
 #include "gallery.h"
 #include "interrupt.h"
+#include "marks.h"
 #include "message.h"
 #include "options.h"
+#include "settings.h"
 #include "summary.h"
 #include "train.h"
 
@@ -27,7 +29,7 @@ typedef struct program {
     digit_set train_digits, test_digits;
     polymnist_set test;
     training run;
-    mmebm_model *model; /* the averaged weights */
+    mmebm_model *model; /* what is drawn with: weights from a file, or a training's averages */
     judges panel;
     drawing draw;
     measures found;
@@ -35,6 +37,9 @@ typedef struct program {
 } program;
 
 enum { FAILED = -1, FINISHED = 0, STOPPED = 1 };
+
+/* The title of the table says which kind of run the folder holds, so that one is not taken for the other. */
+static const char trained_here[] = "Weights trained here:", trained_before[] = "Weights of";
 
 static const char *in_out(const program *p, const char *name, char path[1024])
 {
@@ -48,13 +53,19 @@ static void library_log(void *user, int32_t level, const char *line)
     note("libmmebm%s: %s", level <= MMEBM_LOG_WARNING ? " warns" : "", line);
 }
 
+static int discard(const char *path)
+{
+    return unlink(path) && errno != ENOENT ? failed("cannot remove %s: %s", path, strerror(errno)) : 0;
+}
+
 static int open_folder(program *p)
 {
     char path[1024];
     if (mkdir(p->given.out, 0777) && errno != EEXIST)
         return failed("cannot make the folder %s: %s", p->given.out, strerror(errno));
     in_out(p, "summary.txt", p->summary);
-    if (p->given.fresh && unlink(p->summary) && errno != ENOENT) return failed("cannot remove %s", p->summary);
+    if (p->given.fresh && discard(p->summary)) return -1;
+    if (p->given.fresh && p->given.train && discard(in_out(p, "measures.tsv", path))) return -1;
     return message_open_log(in_out(p, "log.txt", path));
 }
 
@@ -82,11 +93,87 @@ static int read_data(program *p)
         snprintf(path, sizeof path, "%s/background_%d.jpg", o->data, m);
         if (photo_read(path, &p->photos[m])) return -1;
     }
-    if (digit_set_read(o->mnist, "train", &p->train_digits) || digit_set_read(o->mnist, "t10k", &p->test_digits) ||
+    if (digit_set_read(o->mnist, "t10k", &p->test_digits) ||
         polymnist_build(&p->test_digits, p->photos, o->seed, &p->test))
         return -1;
-    note("PolyMNIST from %s: %u tuples to train on, %u to test on", o->mnist, p->train_digits.count, p->test.count);
-    return 0;
+    if (o->train && digit_set_read(o->mnist, "train", &p->train_digits)) return -1;
+    if (o->train) note("PolyMNIST to train on: %u tuples from %s", p->train_digits.count, o->mnist);
+    note("PolyMNIST to judge by: %u tuples from %s", p->test.count, o->mnist);
+    return judges_load(p->context, o->data, &p->panel);
+}
+
+/* ---- weights */
+
+/* p->model is there. step_size: of langevin_z */
+static int prepare_drawing(program *p, const mmebm_trainer_options *settings, double step_size)
+{
+    mmebm_sampler_options o;
+    mmebm_status status;
+    p->draw = (drawing){.context = p->context, .latent_size = mmebm_model_latent_size(p->model), .seed = p->given.seed,
+                        .judged = p->given.judged};
+    status = mmebm_sampler_options_init(&o);
+    o.precision = p->given.precision;
+    if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
+    if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
+    if (status == MMEBM_OK) status = settings_chain_z(settings, step_size, &p->draw.chain_z);
+    return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
+}
+
+/* Trained weights from a file. */
+static int load_weights(program *p)
+{
+    const options *o = &p->given;
+    mmebm_trainer_options settings;
+    mmebm_status status;
+    const double step_size = o->z_step > 0 ? o->z_step : 0.1; /* to begin with */
+    status = mmebm_model_load(p->context, o->model, &p->model);
+    if (status != MMEBM_OK) return library_failed(p->context, status, "loading trained weights");
+    note("Weights of %s", o->model);
+    if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
+    if (o->z_step > 0 || settings.langevin_z.method != MMEBM_MALA) return 0;
+    return adapt_step_size(&p->draw, &p->test, settings.mala_target);
+}
+
+/* The averages of the training as it stands, ready to draw with, and saved. */
+static int take_average(program *p)
+{
+    const run_state *state = &p->run.state;
+    const double step_size = p->given.z_step > 0 ? p->given.z_step : state->step_size_z;
+    char path[1024];
+    mmebm_save_options o;
+    mmebm_status status = mmebm_save_options_init(&o);
+    if (!p->model && training_make_model(&p->run, &p->given, &p->model)) return -1;
+    if (training_average(&p->run, p->model)) return -1;
+    if (!p->draw.sampler && prepare_drawing(p, &state->settings, step_size)) return -1;
+    if (status == MMEBM_OK) status = settings_chain_z(&state->settings, step_size, &p->draw.chain_z);
+    o.dtype = p->given.save_bf16 ? MMEBM_BF16 : MMEBM_F32;
+    if (status == MMEBM_OK) status = mmebm_model_save(p->model, in_out(p, "model.safetensors", path), &o);
+    return status == MMEBM_OK ? 0 : library_failed(p->context, status, "saving the model");
+}
+
+static int write_mark(program *p)
+{
+    const mmebm_trainer *trainer = p->run.trainer;
+    mark at = {.step = p->run.state.step, .seconds = p->run.state.seconds};
+    char path[1024];
+    mmebm_status status = mmebm_trainer_diagnostic(trainer, "rollbacks", &at.rollbacks);
+    if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(trainer, "latent_norm", &at.latent_norm);
+    if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(trainer, "displacement", &at.displacement);
+    if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(trainer, "dE_raw", &at.dE_raw);
+    if (status != MMEBM_OK) return library_failed(p->context, status, "asking for diagnostics");
+    marks_note(&at, &p->found);
+    return marks_append(in_out(p, "measures.tsv", path), &at, &p->found);
+}
+
+/* In the middle of the training. */
+static int measure_at_mark(void *user)
+{
+    program *p = user;
+    if (take_average(p) || measure_unconditional(&p->draw, &p->panel, &p->test, &p->found) ||
+        measure_conditional(&p->draw, &p->panel, &p->test, &p->found) ||
+        measure_energies(&p->draw, &p->test, &p->found))
+        return -1;
+    return interrupt_came() ? 0 : write_mark(p);
 }
 
 /* FINISHED: go on to the results. */
@@ -95,12 +182,12 @@ static int train(program *p)
     char path[1024];
     const run_state *state = &p->run.state;
     int result = training_open(p->context, &p->given, &p->train_digits, p->photos, &p->run);
-    if (result) return FAILED;
+    if (result || discard(p->summary)) return FAILED;
     if (state->step < state->steps) {
         note("%s step %llu of %llu. Ctrl-C stops with a checkpoint, and the same command goes on from there.",
              state->step ? "Going on at" : "Training:", (unsigned long long)state->step,
              (unsigned long long)state->steps);
-        result = training_run(&p->run, &p->given);
+        result = training_run(&p->run, &p->given, measure_at_mark, p);
         if (result == TRAINING_FAILED) return FAILED;
     }
     if (history_write(&state->curves, in_out(p, "losses.tsv", path)) ||
@@ -111,37 +198,21 @@ static int train(program *p)
              (unsigned long long)state->step, (unsigned long long)state->steps, p->run.checkpoint);
         return STOPPED;
     }
-    return FINISHED;
+    return take_average(p) ? FAILED : FINISHED;
 }
 
-static int prepare_drawing(program *p)
-{
-    char path[1024];
-    mmebm_sampler_options o;
-    mmebm_status status;
-    if (training_result(&p->run, &p->given, &p->model)) return -1;
-    p->draw = (drawing){.context = p->context, .seed = p->given.seed};
-    status = mmebm_model_save(p->model, in_out(p, "model.safetensors", path), NULL);
-    if (status == MMEBM_OK) status = mmebm_sampler_options_init(&o);
-    o.precision = p->given.precision;
-    if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
-    if (status == MMEBM_OK) status = training_chain_x(&p->run, &p->draw.chain_x);
-    if (status == MMEBM_OK) status = training_chain_z(&p->run, &p->draw.chain_z);
-    return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
-}
+/* ---- results */
 
 static int draw_pictures(program *p)
 {
     note("Drawing pictures into %s", p->given.out);
-    return gallery_write(&p->draw, &p->test, mmebm_model_latent_size(p->model), p->given.out);
+    return gallery_write(&p->draw, &p->test, p->given.out);
 }
 
 static int judge_the_judges(program *p)
 {
     const double *a = p->found.judge_accuracy;
-    if (judges_load(p->context, p->given.data, &p->panel) ||
-        measure_judges(&p->panel, p->context, &p->test, &p->found))
-        return -1;
+    if (measure_judges(&p->panel, p->context, &p->test, &p->found)) return -1;
     note("Judges: digit classifiers, one for each modality; right on %.3f %.3f %.3f %.3f %.3f of real test pictures",
          a[0], a[1], a[2], a[3], a[4]);
     return 0;
@@ -164,33 +235,54 @@ static int compare_energies(program *p)
     return measure_energies(&p->draw, &p->test, &p->found);
 }
 
+static int write_summary(program *p)
+{
+    const run_state *run = &p->run.state;
+    char title[1200], time[32];
+    if (p->given.train)
+        snprintf(title, sizeof title, "%s %s, %llu steps of %u from %u tuples in %s", trained_here, p->given.preset,
+                 (unsigned long long)run->step, p->given.batch, run->tuples, seconds_text(run->seconds, time));
+    else
+        snprintf(title, sizeof title, "%s %s", trained_before, p->given.model);
+    if (p->given.train && write_mark(p)) return -1;
+    return summary_write(&p->found, title, p->summary);
+}
+
 static int results(program *p)
 {
-    static int (*const stages[])(program *) = {prepare_drawing, draw_pictures,   judge_the_judges,
-                                               judge_samples,   judge_filled_in, compare_energies};
+    static int (*const stages[])(program *) = {draw_pictures,   judge_the_judges, judge_samples,
+                                               judge_filled_in, compare_energies};
     for (size_t i = 0; i < sizeof stages / sizeof *stages; ++i) {
         if (stages[i](p)) return FAILED;
         if (interrupt_came()) {
-            note("Stopped before the results were complete; the same command goes on from the trained model.");
+            note("Stopped before the results were complete; the same command goes on.");
             return STOPPED;
         }
     }
-    if (summary_write(&p->found, &p->run.state, p->summary)) return FAILED;
-    note("\nPictures, model and log are in %s", p->given.out);
+    if (write_summary(p)) return FAILED;
+    note("\nPictures, numbers and log are in %s", p->given.out);
     return FINISHED;
 }
 
 static int run(program *p)
 {
     int result;
+    if (!p->given.train && access(p->given.model, R_OK)) {
+        failed("there are no trained weights at %s (%s): name others with --model FILE, or train with --train",
+               p->given.model, strerror(errno));
+        return FAILED;
+    }
     if (open_folder(p)) return FAILED;
-    if (summary_show(p->summary)) {
+    if (p->given.train && summary_show(p->summary, trained_here)) {
         note("\nThis run in %s is finished. To start over, add --fresh; to keep it, choose another folder with --out.",
              p->given.out);
         return FINISHED;
     }
     if (open_context(p) || read_data(p)) return FAILED;
-    result = train(p);
+    if (p->given.train)
+        result = train(p);
+    else
+        result = load_weights(p) || discard(p->summary) ? FAILED : FINISHED;
     return result == FINISHED ? results(p) : result;
 }
 

@@ -7,6 +7,7 @@
  */
 #include "train.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,35 +16,18 @@
 #include "interrupt.h"
 #include "message.h"
 #include "progress.h"
+#include "settings.h"
 
 enum {
-    STATE_MAGIC = 0x504d4e31, /* "PMN1" */
+    STATE_MAGIC = 0x504d4e32, /* "PMN2" */
     UNTIMED_STEPS = 3,        /* of the trial */
     TRIAL_STEPS = 12,
-    LEAST_STEPS = 20,
-    REFINEMENT_STEPS = 30     /* of langevin_z once training is over: it starts from an encoder and has time */
+    LEAST_STEPS = 20
 };
 static const double CHECKPOINT_INTERVAL = 120; /* seconds */
 static const double PATIENCE = 1.15; /* a machine that has become slower may take so much longer than --seconds */
 
-/* ---- settings */
-
-/* What trains these networks in minutes (docs/training.md): on the default preset, shorter chains and higher rates. */
-static mmebm_status choose_settings(const options *o, uint64_t steps, mmebm_trainer_options *s)
-{
-    const mmebm_status status = mmebm_trainer_options_init(s, "default");
-    s->batch = o->batch;
-    s->precision = o->precision;
-    s->seed = o->seed;
-    s->schedule_steps = (uint32_t)steps;
-    s->langevin_x.n_steps = 5;
-    s->langevin_z.n_steps = 4;
-    s->mala_max = 0.3f;
-    s->generator.rate = 2e-3f;
-    s->inference.rate = 1e-3f;
-    s->ema = 0.99f;
-    return status;
-}
+/* ---- opening */
 
 static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_model **model)
 {
@@ -59,6 +43,7 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
     preset.stem_channels = o->stem;
     preset.hidden = o->hidden;
     preset.seed = o->seed;
+    if (o->likelihood_scale > 0) preset.likelihood_scale = (float)o->likelihood_scale;
     return mmebm_model_create_preset(context, o->preset, &preset, model);
 }
 
@@ -75,8 +60,6 @@ static int step_with_diagnostics(mmebm_trainer *trainer, feeder *food, uint64_t 
     return *status == MMEBM_OK ? 0 : -1;
 }
 
-/* ---- opening */
-
 /* Seconds of a step on this machine, by a model that is thrown away. Negative on failure. */
 static double time_of_step(const training *t, const options *o)
 {
@@ -85,9 +68,9 @@ static double time_of_step(const training *t, const options *o)
     mmebm_trainer_options settings;
     feeder food;
     double start = 0, seconds = -1, value[CURVES];
-    mmebm_status status = choose_settings(o, 1, &settings);
-    int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch);
-    if (!bad && status == MMEBM_OK) status = make_model(t->context, o, &model);
+    mmebm_status status = MMEBM_OK;
+    int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch) || settings_make(o, 1, &settings);
+    if (!bad) status = make_model(t->context, o, &model);
     if (!bad && status == MMEBM_OK) status = mmebm_trainer_create(model, &settings, &trainer);
     for (uint64_t i = 0; i < UNTIMED_STEPS + TRIAL_STEPS && status == MMEBM_OK && !bad; ++i) {
         if (i == UNTIMED_STEPS) start = seconds_now();
@@ -123,15 +106,22 @@ static int start(const options *o, training *t)
     uint64_t steps;
     mmebm_status status;
     if (plan_steps(t, o, &steps)) return -1;
-    t->state = (run_state){.magic = STATE_MAGIC, .size = sizeof t->state, .batch = o->batch, .nf = o->nf, .nef = o->nef,
-                           .stem = o->stem, .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count,
-                           .seed = o->seed, .steps = steps};
+    t->state = (run_state){.magic = STATE_MAGIC, .size = sizeof t->state, .nf = o->nf, .nef = o->nef, .stem = o->stem,
+                           .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count,
+                           .likelihood_scale = o->likelihood_scale, .steps = steps};
     snprintf(t->state.preset, sizeof t->state.preset, "%s", o->preset);
     history_start(&t->state.curves);
-    status = choose_settings(o, steps, &t->settings);
-    if (status == MMEBM_OK) status = make_model(t->context, o, &t->model);
-    if (status == MMEBM_OK) status = mmebm_trainer_create(t->model, &t->settings, &t->trainer);
+    if (settings_make(o, steps, &t->state.settings)) return -1;
+    settings_log(&t->state.settings);
+    status = make_model(t->context, o, &t->model);
+    if (status == MMEBM_OK) status = mmebm_trainer_create(t->model, &t->state.settings, &t->trainer);
     return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making the model and its trainer");
+}
+
+static int another_run(const char *out, const char *what, double then, double now)
+{
+    failed("the run in %s has %s %.7g, not %.7g: use another --out, or --fresh to discard it", out, what, then, now);
+    return 0;
 }
 
 /* A run goes on only with what it was started with. */
@@ -140,25 +130,28 @@ static int same_run(const options *o, const training *t)
     const run_state *s = &t->state;
     const struct {
         const char *what;
-        uint64_t then, now;
-    } settings[] = {{"--batch", s->batch, o->batch},    {"--nf", s->nf, o->nf},
-                    {"--nef", s->nef, o->nef},          {"--stem", s->stem, o->stem},
-                    {"--hidden", s->hidden, o->hidden}, {"--latent", s->latent, o->latent},
-                    {"--seed", s->seed, o->seed},       {"the number of digits", s->tuples, t->digits->count},
-                    {"--steps", o->steps ? s->steps : 0, o->steps}};
+        double then, now;
+    } numbers[] = {{"--batch", s->settings.batch, o->batch}, {"--nf", s->nf, o->nf},
+                   {"--nef", s->nef, o->nef},                {"--stem", s->stem, o->stem},
+                   {"--hidden", s->hidden, o->hidden},       {"--latent", s->latent, o->latent},
+                   {"--seed", (double)s->settings.seed, (double)o->seed},
+                   {"--likelihood-scale", s->likelihood_scale, o->likelihood_scale},
+                   {"the number of digits", s->tuples, t->digits->count},
+                   {"--steps", o->steps ? (double)s->steps : 0, (double)o->steps}};
+    mmebm_trainer_options wanted;
+    const char *name;
+    double then, now;
     if (strncmp(s->preset, o->preset, sizeof s->preset) != 0) {
         failed("the run in %s has --preset %.32s, not %s: use another --out, or --fresh to discard it", o->out,
                s->preset, o->preset);
         return 0;
     }
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; ++i) {
-        if (settings[i].then != settings[i].now) {
-            failed("the run in %s has %s %llu, not %llu: use another --out, or --fresh to discard it", o->out,
-                   settings[i].what, (unsigned long long)settings[i].then, (unsigned long long)settings[i].now);
-            return 0;
-        }
-    }
-    return 1;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; ++i)
+        if (numbers[i].then != numbers[i].now)
+            return another_run(o->out, numbers[i].what, numbers[i].then, numbers[i].now);
+    if (settings_make(o, s->settings.schedule_steps, &wanted)) return 0;
+    name = settings_difference(&s->settings, &wanted, &then, &now);
+    return name ? another_run(o->out, name, then, now) : 1;
 }
 
 static int resume(const options *o, training *t)
@@ -172,9 +165,7 @@ static int resume(const options *o, training *t)
     }
     if (size != sizeof t->state || t->state.magic != STATE_MAGIC || t->state.size != sizeof t->state)
         return failed("%s was not written by this program; --fresh discards it and starts over", t->checkpoint);
-    if (!same_run(o, t)) return -1;
-    status = choose_settings(o, t->state.steps, &t->settings);
-    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "choosing the settings");
+    return same_run(o, t) ? 0 : -1;
 }
 
 int training_open(mmebm_context *context, const options *o, const digit_set *digits, const photo *photos, training *t)
@@ -224,75 +215,66 @@ static int step_once(training *t, feeder *food)
     return 0;
 }
 
-/* seconds: 0 = no bound. When the machine has become much slower than in the trial, the run is cut short. */
-static int steps_until_stopped(training *t, feeder *food, double seconds)
+/* The mark of training time after `seconds`; far away without --measure-every. */
+static double next_mark(const options *o, double seconds)
 {
-    const double before = t->state.seconds, start_time = seconds_now();
-    double saved = start_time;
+    return o->measure_every > 0 ? (floor(seconds / o->measure_every) + 1) * o->measure_every : INFINITY;
+}
+
+/* When the machine has become much slower than in the trial, the run is cut short. */
+static void shorten(training *t, const options *o)
+{
+    if (o->steps || t->state.seconds <= PATIENCE * o->seconds) return;
+    note("This machine has become slower since the trial: the training ends at step %llu of %llu.",
+         (unsigned long long)t->state.step, (unsigned long long)t->state.steps);
+    t->state.steps = t->state.step;
+}
+
+static int steps_until_stopped(training *t, const options *o, feeder *food, int (*measure)(void *user), void *user)
+{
+    double start_time = seconds_now() - t->state.seconds; /* as if trained without a break, measuring left out */
+    double saved = seconds_now(), mark = next_mark(o, t->state.seconds);
     progress shown;
     progress_start(&shown, t->state.step);
     while (t->state.step < t->state.steps) {
-        double now;
         if (step_once(t, food)) return TRAINING_FAILED;
-        now = seconds_now();
-        t->state.seconds = before + now - start_time;
-        if (seconds > 0 && t->state.seconds > PATIENCE * seconds) {
-            note("This machine has become slower since the trial: the training ends at step %llu of %llu.",
-                 (unsigned long long)t->state.step, (unsigned long long)t->state.steps);
-            t->state.steps = t->state.step;
-        }
+        t->state.seconds = seconds_now() - start_time;
+        shorten(t, o);
         progress_step(&shown, t->trainer, t->state.step, t->state.steps);
         if (interrupt_came()) return TRAINING_STOPPED;
-        if (now - saved > CHECKPOINT_INTERVAL) {
+        if (t->state.seconds >= mark && t->state.step < t->state.steps) { /* the end is measured anyway */
+            const double before = seconds_now();
+            if (measure(user)) return TRAINING_FAILED;
+            start_time += seconds_now() - before;
+            mark = next_mark(o, t->state.seconds);
+        }
+        if (seconds_now() - saved > CHECKPOINT_INTERVAL) {
             if (save_checkpoint(t)) return TRAINING_FAILED;
-            saved = now;
+            saved = seconds_now();
         }
     }
     return TRAINING_DONE;
 }
 
-int training_run(training *t, const options *o)
+int training_run(training *t, const options *o, int (*measure)(void *user), void *user)
 {
     feeder food;
     int result;
     if (feeder_open(&food, t->digits, t->photos, o->seed, o->batch)) return TRAINING_FAILED;
-    result = steps_until_stopped(t, &food, o->steps ? 0 : o->seconds);
+    result = steps_until_stopped(t, o, &food, measure, user);
     feeder_close(&food);
     if (result != TRAINING_FAILED && save_checkpoint(t)) return TRAINING_FAILED;
     return result;
 }
 
-mmebm_status training_chain_x(const training *t, mmebm_langevin_options *chain)
+int training_make_model(const training *t, const options *o, mmebm_model **model)
 {
-    const mmebm_training_chain *trained = &t->settings.langevin_x;
-    const mmebm_status status = mmebm_langevin_x_options_init(chain);
-    chain->n_steps = trained->n_steps;
-    chain->step_size = trained->step_size;
-    chain->noise_scale = trained->noise_scale;
-    chain->drift_clamp = trained->drift_clamp;
-    chain->drift_norm_clip = trained->drift_norm_clip;
-    return status;
+    const mmebm_status status = make_model(t->context, o, model);
+    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making a model for the averaged weights");
 }
 
-mmebm_status training_chain_z(const training *t, mmebm_langevin_options *chain)
+int training_average(const training *t, mmebm_model *model)
 {
-    const mmebm_training_chain *trained = &t->settings.langevin_z;
-    const mmebm_status status = mmebm_langevin_z_options_init(chain);
-    chain->n_steps = REFINEMENT_STEPS;
-    chain->method = trained->method;
-    chain->reduction = trained->reduction;
-    chain->drift_clamp = trained->drift_clamp;
-    chain->drift_norm_clip = trained->drift_norm_clip;
-    chain->step_size = trained->method == MMEBM_MALA ? (float)t->state.step_size_z : trained->step_size;
-    chain->noise_scale = trained->method == MMEBM_MALA ? chain->step_size : trained->noise_scale;
-    return status;
-}
-
-int training_result(const training *t, const options *o, mmebm_model **model)
-{
-    mmebm_status status = make_model(t->context, o, model);
-    if (status == MMEBM_OK) status = mmebm_trainer_copy_average(t->trainer, *model);
-    if (status == MMEBM_OK) return 0;
-    mmebm_model_destroy(model);
-    return library_failed(t->context, status, "taking the averaged weights");
+    const mmebm_status status = mmebm_trainer_copy_average(t->trainer, model);
+    return status == MMEBM_OK ? 0 : library_failed(t->context, status, "taking the averaged weights");
 }

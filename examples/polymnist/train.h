@@ -2,6 +2,8 @@
 #ifndef POLYMNIST_TRAIN_H
 #define POLYMNIST_TRAIN_H
 
+#include <mmebm.h>
+
 #include "history.h"
 #include "options.h"
 #include "tuples.h"
@@ -10,8 +12,9 @@
 typedef struct run_state {
     uint32_t magic, size;            /* of this struct, so that another version's is refused */
     char preset[32];                 /* what the run was started with */
-    uint32_t batch, nf, nef, stem, hidden, latent, tuples;
-    uint64_t seed;
+    uint32_t nf, nef, stem, hidden, latent, tuples;
+    double likelihood_scale;
+    mmebm_trainer_options settings;  /* those of the trainer, which does not tell them */
     uint64_t step, steps;            /* done and planned: also the place in the data */
     double seconds;                  /* trained so far */
     double step_size_z;              /* to which langevin_z has adapted */
@@ -24,7 +27,6 @@ typedef struct training {
     const photo *photos;
     mmebm_model *model;
     mmebm_trainer *trainer;
-    mmebm_trainer_options settings;
     char checkpoint[1024]; /* path */
     run_state state;
 } training;
@@ -36,14 +38,13 @@ enum { TRAINING_FAILED = -1, TRAINING_DONE = 0, TRAINING_STOPPED = 1 };
 int training_open(mmebm_context *context, const options *o, const digit_set *digits, const photo *photos, training *t);
 void training_close(training *t);
 
-/* Trains until the planned steps are done, or a signal came: then with a checkpoint. */
-int training_run(training *t, const options *o);
+/* Trains until the planned steps are done, or a signal came: then with a checkpoint. Every o->measure_every seconds of
+ * training it calls measure(user), whose time does not count and whose failure (not 0) ends the training. */
+int training_run(training *t, const options *o, int (*measure)(void *user), void *user);
 
-/* The chains for drawing: those of the training, langevin_z with more steps. */
-MMEBM_CHECKED mmebm_status training_chain_x(const training *t, mmebm_langevin_options *chain);
-MMEBM_CHECKED mmebm_status training_chain_z(const training *t, mmebm_langevin_options *chain);
-
-/* A model with the averaged weights: the one to draw from. 0 or -1. */
-int training_result(const training *t, const options *o, mmebm_model **model);
+/* A model of the same networks, to hold averaged weights. 0 or -1. */
+int training_make_model(const training *t, const options *o, mmebm_model **model);
+/* Fills it with the averaged weights: the ones to draw with. 0 or -1. */
+int training_average(const training *t, mmebm_model *model);
 
 #endif
