@@ -478,9 +478,10 @@ typedef struct mmebm_chain_record {
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_chain_record_init_sized(mmebm_chain_record *record, size_t size);
 #define mmebm_chain_record_init(record) mmebm_chain_record_init_sized((record), sizeof *(record))
 
-/* A plan for repeated work on one model: graphs compiled for a largest batch, workspace reserved; its calls
- * allocate nothing, except that langevin_z compiles its energy at the first call with a new observed set
- * (mmebm_sampler_prepare() does so ahead). It sees weight changes of the model at the next call. */
+/* A plan for repeated work on one model: graphs compiled for a largest batch, workspace reserved; its calls take
+ * neither host memory from the context's hooks nor device memory, except that langevin_z compiles its energy at the
+ * first call with a new observed set (mmebm_sampler_prepare() does so ahead). The driver of "cuda" keeps memory of its
+ * own for chains that it has seen twice. A sampler sees weight changes of the model at the next call. */
 typedef struct mmebm_sampler mmebm_sampler;
 
 typedef struct mmebm_sampler_options {
@@ -635,11 +636,14 @@ MMEBM_API void mmebm_trainer_destroy(mmebm_trainer **trainer);
  * last good snapshot, rates fall, noise is drawn anew, diagnostic "rollbacks" counts it, and the call succeeds;
  * after guard_tries in a row without a new snapshot it returns MMEBM_E_DIVERGED with the model at that snapshot.
  * Data in host memory that is not finite is refused with MMEBM_E_ARGUMENT before anything changes; in device memory it
- * makes the step bad. */
+ * makes the step bad.
+ * Backend "cuda" returns when the step is queued. Its results and the guard's verdict are fetched by the next call
+ * that needs them, _step, _diagnostic, _copy_average or _save, and that call returns the step's failure, if it failed.
+ * Weights that are read or written through the model before may be those of a step that is then undone. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_step(mmebm_trainer *trainer, const mmebm_view *x);
 
 /* Diagnostics of the last step, by number or by name; "step", "loss_generator", "loss_inference", "loss_energy",
- * "dE_raw", "acceptance", ... (docs/training.md lists them with formulas). */
+ * "dE_raw", "acceptance", ... (docs/training.md lists them with formulas). "cuda" waits for that step. */
 MMEBM_API uint32_t mmebm_trainer_diagnostic_count(void);
 MMEBM_API const char *mmebm_trainer_diagnostic_name(uint32_t index);
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_diagnostic(const mmebm_trainer *trainer, const char *name,

@@ -29,6 +29,7 @@ mmebm_status mmebm_trainer_diagnostic(const mmebm_trainer *trainer, const char *
     if (!name || !value)
         return mmebm__fail(trainer->context, MMEBM_E_ARGUMENT, "trainer_diagnostic: %s is NULL",
                            name ? "value" : "name");
+    MMEBM_TRY(mmebm__trainer_collect((mmebm_trainer *)trainer)); /* what the caller sees does not change by it */
     for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_COUNT; ++i) {
         if (strcmp(names[i], name) == 0) {
             *value = trainer->diagnostics[i];

@@ -420,7 +420,7 @@ static int64_t find_not_finite(const float *values, int64_t count)
     return count;
 }
 
-static mmebm_status upload_batch(mmebm_trainer *t, const mmebm_view *x)
+static mmebm_status check_batch(mmebm_trainer *t, const mmebm_view *x)
 {
     int64_t batch = t->options.batch;
     if (!x) return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "trainer_step: x is NULL");
@@ -437,22 +437,13 @@ static mmebm_status upload_batch(mmebm_trainer *t, const mmebm_view *x)
             return mmebm__fail(t->context, MMEBM_E_ARGUMENT, "%s holds %g at element %lld, wanted finite data", what,
                                (double)values[bad], (long long)bad);
     }
-    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
-        MMEBM_TRY(mmebm__view_upload(t->context, mmebm__view_at(x, i), 0, batch, t->data[i]));
     return MMEBM_OK;
 }
 
-mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
+mmebm_status mmebm__trainer_collect(mmebm_trainer *t)
 {
-    if (!t) return MMEBM_E_ARGUMENT;
-    mmebm__clear_error(t->context);
-    MMEBM_TRY(upload_batch(t, x));
-    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
-        MMEBM_TRY(mmebm__optimiser_sync(&t->optimisers[p]));
-    if (t->options.guard_interval && !t->counters.valid_snapshots) MMEBM_TRY(mmebm__guard_snapshot(t));
-    MMEBM_TRY(upload_control(t));
-    ++t->counters.draws;
-    MMEBM_TRY(run_device_step(t));
+    if (!t->pending) return MMEBM_OK;
+    t->pending = 0;
     float results[MMEBM_DIAGNOSTIC_DEVICE_COUNT];
     MMEBM_TRY(t->context->ops->download(t->context->device, results, t->results, sizeof results));
     for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_DEVICE_COUNT; ++i)
@@ -461,4 +452,24 @@ mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
     ++t->counters.updates;
     mmebm__diagnostics_complete(t);
     return mmebm__guard_watch(t);
+}
+
+/* Nothing here waits for the device but the collection of the step before, whose verdict decides about rates and noise
+ * of this one; the new batch is on its way meanwhile, behind the last reader of the old one. */
+mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
+{
+    if (!t) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(t->context);
+    MMEBM_TRY(check_batch(t, x));
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
+        MMEBM_TRY(mmebm__view_upload(t->context, mmebm__view_at(x, i), 0, t->options.batch, t->data[i]));
+    MMEBM_TRY(mmebm__trainer_collect(t));
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        MMEBM_TRY(mmebm__optimiser_sync(&t->optimisers[p]));
+    if (t->options.guard_interval && !t->counters.valid_snapshots) MMEBM_TRY(mmebm__guard_snapshot(t));
+    MMEBM_TRY(upload_control(t));
+    ++t->counters.draws;
+    MMEBM_TRY(run_device_step(t));
+    t->pending = 1;
+    return t->context->ops->capabilities & MMEBM_BACKEND_ASYNCHRONOUS ? MMEBM_OK : mmebm__trainer_collect(t);
 }

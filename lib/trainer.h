@@ -91,6 +91,7 @@ struct mmebm_trainer {
     mmebm_graph posterior_graph;
     mmebm_weighted_plan energy_plan, generator_plan, posterior_plan, inference_plan;
     mmebm_sequence_cache sequences; /* of whole steps */
+    int pending; /* a step is queued whose results were not fetched */
     uint32_t experts; /* z chains a tuple: M or 1 */
     /* device memory, sizes in trainer.c */
     float *data[MMEBM_MAX_MODALITIES], *positive[MMEBM_MAX_MODALITIES]; /* positive == data without data_noise */
@@ -123,6 +124,11 @@ uint32_t mmebm__trainer_arrays(const mmebm_trainer *trainer, mmebm_named_array l
 mmebm_status mmebm__trainer_restored(mmebm_trainer *trainer);
 
 /* ---- between the trainer's files */
+
+/* Fetches the results of a step that is still on the device, if there is one: diagnostics, counters, the guard's
+ * verdict. Every call that reads what a step leaves on the host starts with it. */
+mmebm_status mmebm__trainer_collect(mmebm_trainer *trainer);
+
 typedef struct mmebm_optimiser_spec {
     mmebm_part *part;
     const mmebm_adam_options *adam;
@@ -145,8 +151,6 @@ mmebm_status mmebm__optimiser_publish(mmebm_optimiser *optimiser);
 /* After a step: a bad one is undone, a good one counted; every guard_interval good ones make a snapshot. */
 mmebm_status mmebm__guard_watch(mmebm_trainer *trainer);
 mmebm_status mmebm__guard_snapshot(mmebm_trainer *trainer);
-
-
 
 /* Fills the host part of diagnostics from the device part. */
 void mmebm__diagnostics_complete(mmebm_trainer *trainer);

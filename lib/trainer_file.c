@@ -148,6 +148,7 @@ mmebm_status mmebm_trainer_save(const mmebm_trainer *trainer, const char *path, 
     mmebm_named_array arrays[MMEBM_TRAINER_MAX_ARRAYS];
     mmebm__clear_error(context);
     MMEBM_TRY(mmebm__save_options_read(context, "trainer_save", path, given, &options));
+    MMEBM_TRY(mmebm__trainer_collect((mmebm_trainer *)trainer));
     const uint32_t array_count = mmebm__trainer_arrays(trainer, arrays);
     const uint32_t tensor_count = mmebm_model_tensor_count(trainer->model) + array_count + 1;
     MMEBM_TRY(mmebm__draft_begin(context, MMEBM_FILE_TRAINER, tensor_count, &draft));

@@ -202,6 +202,7 @@ mmebm_status mmebm_trainer_copy_average(const mmebm_trainer *t, mmebm_model *mod
                                "trainer_copy_average: the model has %zu weights in part %u, wanted %zu",
                                model->parts[p].graph.weight_count, p, t->optimisers[p].count);
     }
+    MMEBM_TRY(mmebm__trainer_collect((mmebm_trainer *)t)); /* a bad step must not be in the average */
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
         const mmebm_optimiser *optimiser = &t->optimisers[p];
         MMEBM_TRY(context->ops->copy(context->device, model->parts[p].weights, optimiser->average,

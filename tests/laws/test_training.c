@@ -266,6 +266,42 @@ TEST(a_bad_step_leaves_nothing_behind)
     close_fixture(&f);
 }
 
+/* Nothing is asked between the steps. A backend that works asynchronously finds the last failure one call later. */
+TEST(a_failure_is_returned_by_the_call_that_finds_it)
+{
+    enum { TRIES = 2 };
+    fixture f;
+    REQUIRE(open_fixture(&f, 2));
+    f.options.guard_interval = 10;
+    f.options.guard_tries = TRIES;
+    f.options.guard_energy = 1e-20f;
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    float before[MAX_WEIGHTS], after[MAX_WEIGHTS];
+    const size_t count = read_weights(f.model, "", before);
+    const int late = (f.context->ops->capabilities & MMEBM_BACKEND_ASYNCHRONOUS) != 0;
+    for (int call = 1; call <= TRIES + 1 + late; ++call) {
+        const mmebm_status status = mmebm_trainer_step(f.trainer, f.views);
+        CHECK_MSG(status == (call < TRIES + 1 + late ? MMEBM_OK : MMEBM_E_DIVERGED), "call %d: %s", call,
+                  mmebm_last_error(f.context));
+    }
+    CHECK(read_weights(f.model, "", after) == count && memcmp(before, after, count * sizeof *before) == 0);
+    CHECK(diagnostic(&f, "rollbacks") == TRIES + 1);
+    close_fixture(&f);
+}
+
+/* A step that never was asked about leaves no trace when the trainer goes. */
+TEST(a_trainer_may_go_with_a_step_under_way)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f, 2));
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+    mmebm_trainer_destroy(&f.trainer);
+    float weights[MAX_WEIGHTS];
+    CHECK(read_weights(f.model, "", weights) > 0);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     SKIP_WITHOUT_DEVICE(test_backend());
@@ -274,5 +310,7 @@ int main(void)
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
     RUN(threads_change_no_bit);
     RUN(a_bad_step_leaves_nothing_behind);
+    RUN(a_failure_is_returned_by_the_call_that_finds_it);
+    RUN(a_trainer_may_go_with_a_step_under_way);
     return HARNESS_RESULT();
 }
