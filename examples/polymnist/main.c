@@ -37,6 +37,7 @@ typedef struct program {
 } program;
 
 enum { FAILED = -1, FINISHED = 0, STOPPED = 1 };
+enum { CAPACITY = 200 }; /* tuples drawn at once: a GPU wants many, a processor does not mind */
 
 /* The title of the table says which kind of run the folder holds, so that one is not taken for the other. */
 static const char trained_here[] = "Weights trained here:", trained_before[] = "Weights of";
@@ -112,6 +113,7 @@ static int prepare_drawing(program *p, const mmebm_trainer_options *settings, do
     p->draw = (drawing){.context = p->context, .latent_size = mmebm_model_latent_size(p->model), .seed = p->given.seed,
                         .judged = p->given.judged};
     status = mmebm_sampler_options_init(&o);
+    o.capacity = CAPACITY;
     o.precision = p->given.precision;
     if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
     if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
