@@ -531,6 +531,42 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_langevin_z(mmebm_sampler *sam
                                                              const mmebm_view *x, mmebm_view *z,
                                                              mmebm_chain_record *record);
 
+/* A mixture of Gaussians with diagonal covariance over z: sum_k weights[k] N(means[k], diag(scales[k]^2)). Fitted after
+ * training to draws from q(z | x) it may be taken in place of p0 when tuples are drawn (an "ex-post prior"). It is no
+ * part of a model, and numbers from it belong beside those from p0, never in their place. The arrays are the
+ * caller's. */
+typedef struct mmebm_latent_mixture {
+    uint32_t struct_size;
+    uint32_t components;  /* K, 1 .. 4096; default 1 */
+    uint32_t latent_size; /* D */
+    uint32_t reserved;    /* must be 0 */
+    float *weights;       /* [K], at least 0, of sum 1 */
+    float *means;         /* [K, D] */
+    float *scales;        /* [K, D], standard deviations, above 0 */
+} mmebm_latent_mixture;
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_init_sized(mmebm_latent_mixture *mixture, size_t size);
+#define mmebm_latent_mixture_init(mixture) mmebm_latent_mixture_init_sized((mixture), sizeof *(mixture))
+
+typedef struct mmebm_latent_mixture_options {
+    uint32_t struct_size;
+    uint32_t max_steps; /* EM steps at most; default 200 */
+    uint64_t seed;      /* of the start; default 0 */
+    float tolerance;    /* ends when the mean log density rises by less; default 1e-4 */
+    float scale_floor;  /* least standard deviation; default 0.01 */
+} mmebm_latent_mixture_options;
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_options_init_sized(mmebm_latent_mixture_options *options,
+                                                                            size_t size);
+#define mmebm_latent_mixture_options_init(options)                                                 \
+    mmebm_latent_mixture_options_init_sized((options), sizeof *(options))
+
+/* Fills the mixture's arrays by EM from a k-means++ start on latents [n, D], n >= K; in double, on the calling thread;
+ * the same bits for the same arguments. options NULL = defaults. mean_log_density of the latents; NULL is fine. */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_fit(mmebm_context *context,
+                                                             const mmebm_latent_mixture_options *options,
+                                                             const mmebm_view *latents,
+                                                             const mmebm_latent_mixture *mixture,
+                                                             double *mean_log_density);
+
 typedef struct mmebm_sample_options {
     uint32_t struct_size;
     uint32_t start;                           /* given: MMEBM_START_SAMPLE (default) or _MEAN of q */
@@ -539,11 +575,12 @@ typedef struct mmebm_sample_options {
     uint64_t observed;                        /* given: bit i = x_i is given; at least one */
     const mmebm_langevin_options *langevin_z; /* given: refinement of z; NULL = none (ruling F11) */
     const mmebm_langevin_options *langevin_x; /* revision by the energy; NULL = none: generator means */
+    const mmebm_latent_mixture *prior;        /* sample: in place of p0; NULL = p0. given: must be NULL */
 } mmebm_sample_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sample_options *options, size_t size);
 #define mmebm_sample_options_init(options) mmebm_sample_options_init_sized((options), sizeof *(options))
 
-/* Coherent tuples: z ~ p0, x = generator means, then langevin_x if asked. x: M views, written.
+/* Coherent tuples: z ~ p0 (or options.prior), x = generator means, then langevin_x if asked. x: M views, written.
  * Seeds, chain numbers and the observed set of the nested options are replaced by those here. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *options,
                                                          mmebm_view *x);

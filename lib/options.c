@@ -62,6 +62,11 @@ static const mmebm_sampler_options sampler_defaults = {.capacity = 64, .precisio
 
 static const mmebm_sample_options sample_defaults = {.start = MMEBM_START_SAMPLE};
 
+static const mmebm_latent_mixture latent_mixture_defaults = {.components = 1};
+
+static const mmebm_latent_mixture_options latent_mixture_options_defaults = {
+    .max_steps = 200, .tolerance = 1e-4f, .scale_floor = 0.01f};
+
 /* ---- init functions. All structs are of their first release, so the first size is the present one. */
 
 #define DEFINE_INIT(function, type, defaults)                                                      \
@@ -82,6 +87,8 @@ DEFINE_INIT(mmebm_langevin_z_options_init_sized, mmebm_langevin_options, langevi
 DEFINE_INIT(mmebm_chain_record_init_sized, mmebm_chain_record, chain_record_defaults)
 DEFINE_INIT(mmebm_sampler_options_init_sized, mmebm_sampler_options, sampler_defaults)
 DEFINE_INIT(mmebm_sample_options_init_sized, mmebm_sample_options, sample_defaults)
+DEFINE_INIT(mmebm_latent_mixture_init_sized, mmebm_latent_mixture, latent_mixture_defaults)
+DEFINE_INIT(mmebm_latent_mixture_options_init_sized, mmebm_latent_mixture_options, latent_mixture_options_defaults)
 
 /* ---- step sizes */
 

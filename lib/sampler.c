@@ -126,10 +126,11 @@ static mmebm_status open_buffers(mmebm_sampler *sampler)
     void *key;
     MMEBM_TRY(sampler->context->ops->buffer_create(sampler->context->device, 2 * sizeof(uint64_t), &key));
     sampler->key = key;
-    const size_t host_bytes = (size_t)sampler->capacity * sampler->modalities * sizeof(float);
-    sampler->host = mmebm__allocate(sampler->context, host_bytes);
+    const int64_t width = sampler->latent_size > sampler->modalities ? sampler->latent_size : sampler->modalities;
+    sampler->host_count = (size_t)(sampler->capacity * width);
+    sampler->host = mmebm__allocate(sampler->context, sampler->host_count * sizeof(float));
     if (!sampler->host) return MMEBM_E_MEMORY;
-    sampler->buffer_bytes += host_bytes + 2 * sizeof(uint64_t);
+    sampler->buffer_bytes += sampler->host_count * sizeof(float) + 2 * sizeof(uint64_t);
     return MMEBM_OK;
 }
 
@@ -162,7 +163,7 @@ void mmebm_sampler_destroy(mmebm_sampler **handle)
     for (uint32_t i = 0; i < count; ++i)
         mmebm__device_free(context, *rows[i].buffer, rows[i].count);
     if (sampler->key) context->ops->buffer_destroy(context->device, sampler->key, 2 * sizeof(uint64_t));
-    mmebm__free(context, sampler->host, (size_t)sampler->capacity * sampler->modalities * sizeof(float));
+    mmebm__free(context, sampler->host, sampler->host_count * sizeof(float));
     mmebm_model *model = sampler->model;
     mmebm__free(context, sampler, sizeof *sampler);
     mmebm__model_release(model);

@@ -41,7 +41,8 @@ struct mmebm_sampler {
     float *row_energy, *proposal_energy, *accepted, *row_value;
     float *scales; /* l, n of each modality, then of z */
     uint64_t *key; /* seed, first chain */
-    float *host;   /* host, [M capacity] */
+    float *host;   /* host, host_count = capacity max(M, D) */
+    size_t host_count;
 };
 
 /* The set that a mask means, checked: 0 = all. `what` names the call. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Draws made of the pieces: z ~ p0 -> generator -> langevin_x, and for given modalities
+ * Draws made of the pieces: z ~ p0 or a fitted mixture -> generator -> langevin_x, and for given modalities
  * x_O -> q -> langevin_z -> generator -> langevin_x with x_O clamped (rulings F8, F11, F12).
  */
+#include "latent_mixture.h"
 #include "sampler.h"
 #include "struct_size.h"
 
@@ -10,6 +11,7 @@ typedef struct sample_plan {
     mmebm_sample_options options;
     mmebm_langevin_options z, x;
     mmebm_posterior *posterior;
+    mmebm_latent_mixture prior; /* if options.prior */
 } sample_plan;
 
 static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const mmebm_sample_options *given,
@@ -30,6 +32,12 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
                            (unsigned long long)observed, sampler->modalities);
+    if (options->prior && with_given)
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: prior is set, but what is given decides z here; wanted NULL",
+                           what);
+    if (options->prior)
+        MMEBM_TRY(mmebm__latent_mixture_check(context, "sample: prior", options->prior, sampler->latent_size,
+                                              &plan->prior));
     if (options->langevin_z) {
         MMEBM_TRY(mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z));
         MMEBM_TRY(mmebm__posterior_find(sampler, observed, &plan->posterior));
@@ -51,6 +59,23 @@ static mmebm_status generate_and_revise(mmebm_sampler *sampler, const sample_pla
     return mmebm__langevin_x_rows(sampler, &plan->x, rows, NULL, NULL);
 }
 
+/* z from p0, or from the mixture that takes its place. */
+static mmebm_status draw_prior(mmebm_sampler *sampler, const sample_plan *plan, int64_t first, int64_t rows)
+{
+    const mmebm_context *context = sampler->context;
+    const mmebm_model_options *model = &sampler->model->options;
+    const uint64_t chain = plan->options.first_chain + (uint64_t)first;
+    MMEBM_TRY(mmebm__set_key(sampler, plan->options.seed, chain));
+    if (plan->options.prior) {
+        mmebm__latent_mixture_draw(&plan->prior, plan->options.seed, chain, rows, sampler->host);
+        return context->ops->upload(context->device, sampler->z, sampler->host,
+                                    (size_t)(rows * sampler->latent_size) * sizeof(float));
+    }
+    const mmebm_noise noise = {sampler->key, rows, MMEBM_STREAM_PRIOR, 0};
+    return context->ops->noise(context->device, rows, sampler->latent_size, sampler->z, model->prior,
+                               model->prior_scale, 0.0f, &noise);
+}
+
 mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *given, mmebm_view *x)
 {
     if (!sampler) return MMEBM_E_ARGUMENT;
@@ -59,14 +84,9 @@ mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_opt
     int64_t n = 0;
     MMEBM_TRY(mmebm__check_tuples(sampler, "sample", x, sampler->all, &n));
     MMEBM_TRY(read_options(sampler, "sample", given, 0, &plan));
-    const mmebm_context *context = sampler->context;
-    const mmebm_model_options *model = &sampler->model->options;
     for (int64_t first = 0; first < n; first += sampler->capacity) {
         const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
-        const mmebm_noise noise = {sampler->key, rows, MMEBM_STREAM_PRIOR, 0};
-        MMEBM_TRY(mmebm__set_key(sampler, plan.options.seed, plan.options.first_chain + (uint64_t)first));
-        MMEBM_TRY(context->ops->noise(context->device, rows, sampler->latent_size, sampler->z, model->prior,
-                                      model->prior_scale, 0.0f, &noise));
+        MMEBM_TRY(draw_prior(sampler, &plan, first, rows));
         MMEBM_TRY(generate_and_revise(sampler, &plan, sampler->all, rows));
         MMEBM_TRY(mmebm__download_tuples(sampler, x, sampler->all, first, rows));
     }

@@ -160,8 +160,27 @@ FROZEN(mmebm_sampler_options, 16, SAMPLER_OPTIONS_MEMBERS)
     M(mmebm_sample_options, first_chain, 16, uint64_t) \
     M(mmebm_sample_options, observed, 24, uint64_t) \
     M(mmebm_sample_options, langevin_z, 32, const mmebm_langevin_options *) \
-    M(mmebm_sample_options, langevin_x, 40, const mmebm_langevin_options *)
-FROZEN(mmebm_sample_options, 48, SAMPLE_OPTIONS_MEMBERS)
+    M(mmebm_sample_options, langevin_x, 40, const mmebm_langevin_options *) \
+    M(mmebm_sample_options, prior, 48, const mmebm_latent_mixture *)
+FROZEN(mmebm_sample_options, 56, SAMPLE_OPTIONS_MEMBERS)
+
+#define LATENT_MIXTURE_MEMBERS(M) \
+    M(mmebm_latent_mixture, struct_size, 0, uint32_t) \
+    M(mmebm_latent_mixture, components, 4, uint32_t) \
+    M(mmebm_latent_mixture, latent_size, 8, uint32_t) \
+    M(mmebm_latent_mixture, reserved, 12, uint32_t) \
+    M(mmebm_latent_mixture, weights, 16, float *) \
+    M(mmebm_latent_mixture, means, 24, float *) \
+    M(mmebm_latent_mixture, scales, 32, float *)
+FROZEN(mmebm_latent_mixture, 40, LATENT_MIXTURE_MEMBERS)
+
+#define LATENT_MIXTURE_OPTIONS_MEMBERS(M) \
+    M(mmebm_latent_mixture_options, struct_size, 0, uint32_t) \
+    M(mmebm_latent_mixture_options, max_steps, 4, uint32_t) \
+    M(mmebm_latent_mixture_options, seed, 8, uint64_t) \
+    M(mmebm_latent_mixture_options, tolerance, 16, float) \
+    M(mmebm_latent_mixture_options, scale_floor, 20, float)
+FROZEN(mmebm_latent_mixture_options, 24, LATENT_MIXTURE_OPTIONS_MEMBERS)
 
 #define ADAM_OPTIONS_MEMBERS(M) \
     M(mmebm_adam_options, rate, 0, float) \

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backend modules for the tests: the reference backend under the name BACKEND_NAME, right in variant GOOD, with all that
- * a backend with devices says of itself in DEVICES (its device memory is host memory, its number 3), in every other
- * variant wrong in one way. tests/api/meson.build says which file has which VARIANT and what ENTRY is called.
+ * Backend modules for the tests: the reference backend under the name BACKEND_NAME, right in variant GOOD, with all
+ * that a backend with devices says of itself in DEVICES (its device memory is host memory, its number 3), in every
+ * other variant wrong in one way. tests/api/meson.build says which file has which VARIANT and what ENTRY is called.
  */
 #include "backend_api.h"
 

@@ -217,6 +217,34 @@ static mmebm_status op_sampler_sample_given(scene *on)
     return status == MMEBM_OK ? mmebm_sampler_sample_given(on->sampler, &options, on->data.x) : status;
 }
 
+static mmebm_status op_sampler_sample_mixture(scene *on)
+{
+    float weights[1] = {1.0f}, means[SMALL_LATENT] = {0}, scales[SMALL_LATENT] = {1.0f, 1.0f};
+    mmebm_latent_mixture mixture;
+    mmebm_sample_options options;
+    mmebm_status status = mmebm_latent_mixture_init(&mixture);
+    if (status == MMEBM_OK) status = mmebm_sample_options_init(&options);
+    mixture.latent_size = SMALL_LATENT;
+    mixture.weights = weights;
+    mixture.means = means;
+    mixture.scales = scales;
+    options.prior = &mixture;
+    return status == MMEBM_OK ? mmebm_sampler_sample(on->sampler, &options, on->data.x) : status;
+}
+
+static mmebm_status op_latent_mixture_fit(scene *on)
+{
+    float weights[2], means[2 * SMALL_LATENT], scales[2 * SMALL_LATENT];
+    mmebm_latent_mixture mixture;
+    const mmebm_status status = mmebm_latent_mixture_init(&mixture);
+    mixture.components = 2;
+    mixture.latent_size = SMALL_LATENT;
+    mixture.weights = weights;
+    mixture.means = means;
+    mixture.scales = scales;
+    return status == MMEBM_OK ? mmebm_latent_mixture_fit(on->context, NULL, &on->data.z, &mixture, NULL) : status;
+}
+
 static mmebm_status op_energy(scene *on)
 {
     return mmebm_energy(on->model, on->data.x, &on->data.energy);
@@ -310,6 +338,8 @@ static const operation operations[] = {
     {"sampler_langevin_z", op_sampler_langevin_z, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_sample", op_sampler_sample, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_sample_given", op_sampler_sample_given, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
+    {"sampler_sample mixture", op_sampler_sample_mixture, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
+    {"latent_mixture_fit", op_latent_mixture_fit, NULL, 0},
     {"energy", op_energy, NULL, NEEDS_MODEL},
     {"langevin_z", op_langevin_z, NULL, NEEDS_MODEL},
     {"trainer_create", op_trainer_create, NULL, NEEDS_MODEL},

@@ -102,6 +102,14 @@ static mmebm_status init_sample(void *options, size_t size)
 {
     return mmebm_sample_options_init_sized(options, size);
 }
+static mmebm_status init_mixture(void *options, size_t size)
+{
+    return mmebm_latent_mixture_init_sized(options, size);
+}
+static mmebm_status init_fit(void *options, size_t size)
+{
+    return mmebm_latent_mixture_options_init_sized(options, size);
+}
 static mmebm_status init_trainer(void *options, size_t size)
 {
     return mmebm_trainer_options_init_sized(options, size, "default");
@@ -187,6 +195,30 @@ static mmebm_status use_sample(bench *on, void *options)
 {
     return mmebm_sampler_sample(on->sampler, options, on->data.x);
 }
+static mmebm_status use_mixture(bench *on, void *options)
+{
+    static float weights[1] = {1.0f}, means[SMALL_LATENT], scales[SMALL_LATENT] = {1.0f, 1.0f};
+    mmebm_latent_mixture *given = options;
+    given->latent_size = SMALL_LATENT;
+    given->weights = weights;
+    given->means = means;
+    given->scales = scales;
+    mmebm_sample_options sample;
+    const mmebm_status status = mmebm_sample_options_init(&sample);
+    sample.prior = given;
+    return status == MMEBM_OK ? mmebm_sampler_sample(on->sampler, &sample, on->data.x) : status;
+}
+static mmebm_status use_fit(bench *on, void *options)
+{
+    float weights[1], means[SMALL_LATENT], scales[SMALL_LATENT];
+    mmebm_latent_mixture mixture;
+    const mmebm_status status = mmebm_latent_mixture_init(&mixture);
+    mixture.latent_size = SMALL_LATENT;
+    mixture.weights = weights;
+    mixture.means = means;
+    mixture.scales = scales;
+    return status == MMEBM_OK ? mmebm_latent_mixture_fit(on->context, options, &on->data.z, &mixture, NULL) : status;
+}
 static mmebm_status use_trainer(bench *on, void *options)
 {
     mmebm_trainer *made = NULL;
@@ -218,6 +250,8 @@ static const struct_case struct_cases[] = {
     {"chain_record", sizeof(mmebm_chain_record), init_record, use_record, 0},
     {"sampler_options", sizeof(mmebm_sampler_options), init_sampler, use_sampler, 0},
     {"sample_options", sizeof(mmebm_sample_options), init_sample, use_sample, 0},
+    {"latent_mixture", sizeof(mmebm_latent_mixture), init_mixture, use_mixture, 0},
+    {"latent_mixture_options", sizeof(mmebm_latent_mixture_options), init_fit, use_fit, 0},
     {"trainer_options", sizeof(mmebm_trainer_options), init_trainer, use_trainer, 0},
 };
 enum { STRUCT_CASES = sizeof struct_cases / sizeof struct_cases[0] };
@@ -360,6 +394,12 @@ TEST(defaults_of_chains_are_those_of_the_header)
     CHECK(x.drift_clamp == 0.0f && x.drift_norm_clip == 0.0f && x.seed == 0 && x.first_chain == 0);
     CHECK(sampler.capacity == 64 && sampler.precision == MMEBM_PRECISION_F32);
     CHECK(sample.start == MMEBM_START_SAMPLE && !sample.langevin_x && !sample.langevin_z && !sample.observed);
+    CHECK(!sample.prior);
+    mmebm_latent_mixture mixture;
+    mmebm_latent_mixture_options fit;
+    REQUIRE(mmebm_latent_mixture_init(&mixture) == MMEBM_OK && mmebm_latent_mixture_options_init(&fit) == MMEBM_OK);
+    CHECK(mixture.components == 1 && !mixture.latent_size && !mixture.weights && !mixture.means && !mixture.scales);
+    CHECK(fit.max_steps == 200 && fit.seed == 0 && fit.tolerance == 1e-4f && fit.scale_floor == 0.01f);
 }
 
 TEST(presets_of_the_trainer_have_names)
