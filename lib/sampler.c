@@ -215,15 +215,19 @@ mmebm_status mmebm_sampler_create(mmebm_model *model, const mmebm_sampler_option
     return MMEBM_OK;
 }
 
+static uint64_t plan_bytes(const mmebm_sampler *sampler, const mmebm_weighted_plan *plan)
+{
+    return sampler->context->ops->plan_size(plan->plan) + mmebm__sequence_size(&plan->sequences);
+}
+
 uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler)
 {
     if (!sampler) return 0;
-    const mmebm_backend_ops *ops = sampler->context->ops;
     uint64_t bytes = sizeof *sampler + sampler->buffer_bytes;
-    bytes += ops->plan_size(sampler->energy.plan) + ops->plan_size(sampler->generator.plan);
+    bytes += plan_bytes(sampler, &sampler->energy) + plan_bytes(sampler, &sampler->generator);
     for (uint32_t i = 0; i < sampler->modalities; ++i)
-        bytes += ops->plan_size(sampler->encoder[i].plan);
+        bytes += plan_bytes(sampler, &sampler->encoder[i]);
     for (const mmebm_posterior *p = sampler->posteriors; p; p = p->next)
-        bytes += sizeof *p + ops->plan_size(p->plan.plan);
+        bytes += sizeof *p + plan_bytes(sampler, &p->plan);
     return bytes;
 }

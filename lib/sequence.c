@@ -96,3 +96,8 @@ void mmebm__sequence_close(mmebm_context *context, mmebm_sequence_cache *cache)
     mmebm__free(context, cache->slots, MMEBM_SEQUENCE_SLOTS * sizeof *cache->slots);
     memset(cache, 0, sizeof *cache);
 }
+
+size_t mmebm__sequence_size(const mmebm_sequence_cache *cache)
+{
+    return cache->slots ? MMEBM_SEQUENCE_SLOTS * sizeof *cache->slots : 0;
+}

@@ -43,5 +43,6 @@ mmebm_status mmebm__sequence_open(mmebm_context *context, mmebm_sequence_cache *
 mmebm_status mmebm__sequence_run(mmebm_context *context, mmebm_sequence_cache *cache, const mmebm_sequence_key *key,
                                  mmebm_sequence_calls calls, void *user);
 void mmebm__sequence_close(mmebm_context *context, mmebm_sequence_cache *cache);
+size_t mmebm__sequence_size(const mmebm_sequence_cache *cache); /* bytes held, but for the backend's own */
 
 #endif /* MMEBM_SEQUENCE_H */
