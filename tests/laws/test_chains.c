@@ -55,14 +55,30 @@ static void close_fixture(fixture *f)
     mmebm_sampler_destroy(&f->sampler);
 }
 
+/* Not only in the caller's memory: the recorded states are those that the energy saw. */
 TEST(observed_modalities_keep_their_bits)
 {
+    enum { STEPS = 4 };
+    static float frames[MODALITIES][(STEPS + 1) * N * 8];
     fixture f;
     REQUIRE(open_fixture(&f));
+    mmebm_view trajectory[MODALITIES];
+    for (int i = 0; i < MODALITIES; ++i)
+        trajectory[i] = view_of(frames[i], 3, (int64_t[]){STEPS + 1, N, f.sizes[i]});
     mmebm_langevin_options options;
+    mmebm_chain_record record;
     OK(f.context, mmebm_langevin_x_options_init(&options));
+    OK(f.context, mmebm_chain_record_init(&record));
     options.observed = 5;
-    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, NULL));
+    options.n_steps = STEPS;
+    record.trajectory = trajectory;
+    OK(f.context, mmebm_sampler_langevin_x(f.sampler, &options, f.views, &record));
+    for (int frame = 0; frame <= STEPS; ++frame)
+        for (int i = 0; i < MODALITIES; ++i) {
+            const size_t count = (size_t)(N * f.sizes[i]);
+            const int same = memcmp(frames[i] + (size_t)frame * count, f.start[i], count * sizeof(float)) == 0;
+            CHECK_MSG(same == (i != 1 || frame == 0), "modality %d, state %d", i, frame);
+        }
     CHECK(memcmp(f.x[0], f.start[0], sizeof f.x[0]) == 0);
     CHECK(memcmp(f.x[1], f.start[1], sizeof f.x[1]) != 0);
     CHECK(memcmp(f.x[2], f.start[2], sizeof f.x[2]) == 0);

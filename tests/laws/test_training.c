@@ -289,6 +289,23 @@ TEST(a_failure_is_returned_by_the_call_that_finds_it)
     close_fixture(&f);
 }
 
+TEST(the_average_never_holds_a_bad_step)
+{
+    fixture f;
+    REQUIRE(open_fixture(&f, 2));
+    f.options.guard_interval = 10;
+    f.options.guard_energy = 1e-20f;
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    mmebm_model *average = make_mlp(f.context);
+    float before[MAX_WEIGHTS], after[MAX_WEIGHTS];
+    const size_t count = read_weights(f.model, "", before);
+    OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+    OK(f.context, mmebm_trainer_copy_average(f.trainer, average));
+    CHECK(read_weights(average, "", after) == count && memcmp(before, after, count * sizeof *before) == 0);
+    mmebm_model_destroy(&average);
+    close_fixture(&f);
+}
+
 /* A step that never was asked about leaves no trace when the trainer goes. */
 TEST(a_trainer_may_go_with_a_step_under_way)
 {
@@ -311,6 +328,7 @@ int main(void)
     RUN(threads_change_no_bit);
     RUN(a_bad_step_leaves_nothing_behind);
     RUN(a_failure_is_returned_by_the_call_that_finds_it);
+    RUN(the_average_never_holds_a_bad_step);
     RUN(a_trainer_may_go_with_a_step_under_way);
     return HARNESS_RESULT();
 }
