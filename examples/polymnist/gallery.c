@@ -174,7 +174,7 @@ static int write_chain(const drawing *d, const tuples *real, const char *folder)
     bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + 2 * block);
     if (!bad) bad = run_chain_z(d, real, &frames);
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded; %u steps, %d to a frame",
+        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded, %u steps, %d to a frame",
                  d->chain_z.n_steps, stride_of(&d->chain_z));
         picture_text(&p, MARGIN, MARGIN, 2, BLACK, title);
         draw_column(&p, real, 0, 0, MARGIN, MARGIN + TITLE, (UINT64_C(1) << MODALITIES) - 1);
@@ -183,7 +183,7 @@ static int write_chain(const drawing *d, const tuples *real, const char *folder)
         bad = run_chain_x(d, &frames);
     }
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_x: from a generator sample; %u steps, %d to a frame",
+        snprintf(title, sizeof title, "langevin_x: from a generator sample, %u steps, %d to a frame",
                  d->chain_x.n_steps, stride_of(&d->chain_x));
         picture_text(&p, MARGIN, MARGIN + block, 2, BLACK, title);
         for (uint32_t i = 0; i < frames.n; ++i)
