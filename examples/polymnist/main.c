@@ -130,6 +130,9 @@ static int load_weights(program *p)
     const double step_size = o->z_step > 0 ? o->z_step : 0.1; /* to begin with */
     status = mmebm_model_load(p->context, o->model, &p->model);
     if (status != MMEBM_OK) return library_failed(p->context, status, "loading trained weights");
+    if (mmebm_model_modality_count(p->model) != MODALITIES)
+        return failed("%s is a model of %u modalities, wanted %d pictures of 28 x 28", o->model,
+                      mmebm_model_modality_count(p->model), MODALITIES);
     note("Weights of %s", o->model);
     if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
     if (o->z_step > 0 || settings.langevin_z.method != MMEBM_MALA) return 0;
