@@ -214,6 +214,8 @@ static mmebm_status make_trainer(mmebm_context *context, const char *path, const
     MMEBM_TRY(read_object(context, path, file, counters_key, &counter_table, counters));
     MMEBM_TRY(check_counters(context, path, counters));
     const mmebm_status status = mmebm_trainer_create(model, &options, trainer);
+    /* nothing is wrong with the file: another backend reads it */
+    if (status == MMEBM_E_UNSUPPORTED) return mmebm__fail(context, status, "'%.180s': %s", path, context->error);
     if (status != MMEBM_OK) return mmebm__refused_content(context, path, status);
     (*trainer)->counters = counters->c;
     return MMEBM_OK;

@@ -287,6 +287,20 @@ TEST(a_model_that_claims_to_be_a_trainer_is_refused)
 }
 
 /* Prime steps over the file: all kinds of bytes are met. */
+/* A sound file of a trainer that this backend cannot run. */
+TEST(a_precision_that_is_not_offered_is_said_so)
+{
+    if (!strcmp(mmebm_context_backend(context), "cuda")) SKIP("cuda offers them all");
+    const file_bytes bytes = small_checkpoint();
+    REQUIRE(bytes.data);
+    CHECK(write_edited(in_folder("edited"), bytes, "mmebm.trainer.options", "\"precision\":\"f32\"",
+                       "\"precision\":\"tf32\""));
+    free(bytes.data);
+    CHECK(try_load(in_folder("edited")) == MMEBM_E_UNSUPPORTED);
+    CHECK_MSG(strstr(mmebm_last_error(context), "edited': ") && strstr(mmebm_last_error(context), "precision"), "%s",
+              mmebm_last_error(context));
+}
+
 TEST(damaged_checkpoints_are_refused)
 {
     const file_bytes bytes = small_checkpoint();
@@ -360,6 +374,7 @@ int main(void)
     RUN(user_state_survives);
     RUN(a_checkpoint_is_a_model_file_too);
     RUN(hostile_metadata_is_refused);
+    RUN(a_precision_that_is_not_offered_is_said_so);
     RUN(a_model_that_claims_to_be_a_trainer_is_refused);
     RUN(damaged_checkpoints_are_refused);
     RUN(wrong_arguments_are_refused);
