@@ -286,7 +286,6 @@ TEST(a_model_that_claims_to_be_a_trainer_is_refused)
     mmebm_model_destroy(&model);
 }
 
-/* Prime steps over the file: all kinds of bytes are met. */
 /* A sound file of a trainer that this backend cannot run. */
 TEST(a_precision_that_is_not_offered_is_said_so)
 {
@@ -301,6 +300,7 @@ TEST(a_precision_that_is_not_offered_is_said_so)
               mmebm_last_error(context));
 }
 
+/* Prime steps over the file: all kinds of bytes are met. */
 TEST(damaged_checkpoints_are_refused)
 {
     const file_bytes bytes = small_checkpoint();
