@@ -50,14 +50,15 @@ class Gate:
         folder = os.path.join(self.folder, name)
         os.makedirs(folder)
         shutil.copy(header, os.path.join(folder, "mmebm.h"))
-        source, library, dump = (os.path.join(folder, file) for file in ("stub.c", "libmmebm.so", "libmmebm.abi"))
-        with open(source, "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, "stub.c"), "w", encoding="utf-8") as file:
             file.write(public_header.stub_library(header))
+        # no path and no line number gets into the dump: it changes with the interface only
         if subprocess.run([*COMPILER, "-std=gnu11", "-g", "-shared", "-fPIC", "-w", "-Wl,-soname,libmmebm.so", "-o",
-                           library, source]).returncode:
+                           "libmmebm.so", "stub.c"], cwd=folder).returncode:
             return None
-        subprocess.run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--out-file", dump, library], check=True)
-        return dump
+        subprocess.run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--out-file",
+                        "libmmebm.abi", "libmmebm.so"], cwd=folder, check=True)
+        return os.path.join(folder, "libmmebm.abi")
 
     def frozen_holds(self, header, name):
         folder = os.path.join(self.folder, name + "-frozen")
