@@ -29,8 +29,8 @@ static const preset_row presets[] = {
     {"polymnist", 128, 32, 64, 16, 128, 32, {NULL}},
     /* shorter chains and higher rates: it has minutes (docs/training.md, "On a CPU") */
     {"polymnist-small", 32, 32, 32, 8, 256, 20,
-     {"langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "generator.rate=0.002", "inference.rate=0.001",
-      "ema=0.99"}},
+     {"langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "energy.rate=3e-5", "generator.rate=0.002",
+      "inference.rate=0.001", "ema=0.99"}},
 };
 
 static const preset_row *preset_of(const char *name)
