@@ -21,7 +21,6 @@ struct cuda_node {
     int32_t base, activated, shrink;
     int32_t done; /* nothing to run: a view, or inside a group */
     int32_t lane; /* that the layer runs in */
-    int32_t lane; /* where it runs: cuda_lanes.h */
     /* of a base */
     cuda_tensor raw, act; /* data NULL = not stored */
     int32_t act_layer;    /* that reads the activated copy; -1 = none */
