@@ -16,6 +16,8 @@
 
 enum {
     THREADS = 128,
+    PHASES = 4,
+    PHASE_TAPS = 4,
     LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
     STAGES = 3,
     MAX_PATCH_BYTES = 84 * 1024
@@ -26,6 +28,7 @@ struct conv_plan {
     int32_t pixels;       /* result pixels before windows, of all rows */
     int32_t padded;       /* result channels in the packed weights */
     int32_t chunks;       /* of LINE_CHANNELS source channels */
+    int32_t groups;       /* chunks, of all of the source's phases */
     int32_t source_lines; /* of a source buffer: BM or those of a patch */
     int32_t source_buffers;
     int32_t wide;
@@ -60,28 +63,45 @@ static __device__ void find_patch(const conv_plan &plan, int32_t first, int32_t 
     const int32_t reach_y = g.direction * (g.kernel[0] - 1), reach_x = g.direction * (g.kernel[1] - 1);
     const pixel_place low = place_of(plan.product, first);
     const pixel_place high = place_of(plan.product, plan.product.epilogue.window == 2 ? last | 3 : last);
-    const int32_t y0 = low.y + g.offset[0] + min(reach_y, 0), y1 = high.y + g.offset[0] + max(reach_y, 0);
-    const int32_t x0 = low.x + g.offset[1] + min(reach_x, 0), x1 = high.x + g.offset[1] + max(reach_x, 0);
+    const bool phases = g.phases_out || g.phases_in; /* reach by 1 each way */
+    const int32_t y0 = phases ? low.y - 1 : low.y + g.offset[0] + min(reach_y, 0);
+    const int32_t y1 = phases ? high.y + 1 : high.y + g.offset[0] + max(reach_y, 0);
+    const int32_t x0 = phases ? low.x - 1 : low.x + g.offset[1] + min(reach_x, 0);
+    const int32_t x1 = phases ? high.x + 1 : high.x + g.offset[1] + max(reach_x, 0);
     const int32_t left = halved || y0 < 0 ? 0 : max(x0, 0);
     const int32_t right = halved || y1 >= g.in[0] ? width - 1 : min(x1, width - 1);
     *start = (low.row * height + (max(y0, 0) >> halved)) * width + left;
     *count = (high.row * height + (min(y1, g.in[0] - 1) >> halved)) * width + right + 1 - *start;
 }
 
-/* A step of the sum: a chunk of source channels and a tap. */
+/* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is cut
+ * into such; offset leads from a result pixel to the source pixel at tap (0, 0). */
 struct conv_step {
-    int32_t number, chunk, tap, a, b;
+    int32_t number, group, chunk, phase, tap, a, b;
+    int32_t offset[2];
 };
 
-static __device__ __forceinline__ void next_step(const cuda_geometry &g, conv_step *step)
+static __device__ __forceinline__ void enter_group(const conv_plan &plan, int32_t result_phase, conv_step *step)
 {
+    const cuda_geometry &g = plan.product.geometry;
+    step->tap = step->a = step->b = 0;
+    step->chunk = g.phases_in ? step->group % plan.chunks : step->group;
+    step->phase = g.phases_in ? step->group / plan.chunks : result_phase;
+    const int32_t py = step->phase >> 1, px = step->phase & 1;
+    step->offset[0] = g.phases_in ? -py : g.phases_out ? py - 1 : g.offset[0];
+    step->offset[1] = g.phases_in ? -px : g.phases_out ? px - 1 : g.offset[1];
+}
+
+static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t result_phase, conv_step *step)
+{
+    const cuda_geometry &g = plan.product.geometry;
     ++step->number;
     ++step->tap;
     if (++step->b < g.kernel[1]) return;
     step->b = 0;
     if (++step->a < g.kernel[0]) return;
-    step->a = step->tap = 0;
-    ++step->chunk;
+    ++step->group;
+    enter_group(plan, result_phase, step);
 }
 
 /* Shared memory: zeros and pixel places | STAGES slices of weights | source buffers. Every part begins at a multiple of
@@ -97,7 +117,8 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     const conv_plan &plan;
     const cuda_product &product;
     const cuda_geometry &g;
-    int32_t tid, lane, warp, m0, n0, halved, source_height, source_width, patch_start, patch_count;
+    int32_t tid, lane, warp, m0, n0, phase /* of the result */, halved;
+    int32_t patch_start, patch_count;
     uint32_t zeros, weight_base, source_base;
     pixel_place *places;
     pixel_place mine[MB]; /* whose lines this thread names to the matrix loads; row: first line of the image */
@@ -111,7 +132,7 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     {
         if (!PATCH) return source_base + (uint32_t)(step.number % STAGES) * BM * LINE_BYTES;
         return source_base +
-               (uint32_t)(step.chunk & (plan.source_buffers - 1)) * plan.source_lines * LINE_BYTES; /* 1 or 2 */
+               (uint32_t)(step.group & (plan.source_buffers - 1)) * plan.source_lines * LINE_BYTES; /* 1 or 2 */
     }
 
     __device__ __forceinline__ void load_weights(const conv_step &step) const
@@ -119,13 +140,36 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         const int32_t column = tid % CHUNKS;
         const uint32_t slice = slice_of(step);
         const __nv_bfloat16 *from = static_cast<const __nv_bfloat16 *>(product.weights) +
-                                    ((int64_t)step.number * plan.padded + n0) * LINE_CHANNELS + column * CHUNK_CHANNELS;
+                                    ((int64_t)(phase * plan.groups * PHASE_TAPS + step.number) * plan.padded + n0) *
+                                        LINE_CHANNELS +
+                                    column * CHUNK_CHANNELS;
         /* lines 16 apart have the same place for a chunk */
         const uint32_t target = slice + chunk_place(tid / CHUNKS, column);
         from += tid / CHUNKS * LINE_CHANNELS;
 #pragma unroll
         for (int i = 0; i < BN / LINES_AT_ONCE; ++i)
             copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * LINES_AT_ONCE * LINE_CHANNELS, true);
+    }
+
+    /* The patch of one of the source's phases: its lines are every other pixel of every other line of the image. */
+    __device__ __forceinline__ void load_phase(const conv_step &step, uint32_t buffer, const __nv_bfloat16 *source,
+                                               bool has_channel) const
+    {
+        const int32_t width = g.in[1], step_y = LINES_AT_ONCE / width, step_x = LINES_AT_ONCE % width;
+        const int32_t py = step.phase >> 1, px = step.phase & 1;
+        const int32_t line = patch_start + tid / CHUNKS;
+        int32_t x = line % width, y = line / width % g.in[0], row = line / width / g.in[0];
+        const uint32_t target = buffer + chunk_place(tid / CHUNKS, tid % CHUNKS);
+#pragma unroll 4
+        for (int32_t i = 0; i < (patch_count - tid / CHUNKS + LINES_AT_ONCE - 1) / LINES_AT_ONCE; ++i) {
+            const int64_t pixel = ((int64_t)(row * g.in[0] + y) * 2 + py) * 2 * width + 2 * x + px;
+            copy_async(target + i * LINES_AT_ONCE * LINE_BYTES,
+                       has_channel ? source + pixel * product.source.stride : source, has_channel);
+            x += step_x;
+            if (x >= width) x -= width, ++y;
+            y += step_y;
+            if (y >= g.in[0]) y -= g.in[0], ++row;
+        }
     }
 
     __device__ __forceinline__ void load_source(const conv_step &step) const
@@ -136,6 +180,10 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         const bool has_channel = channel < product.source.channels;
         const uint32_t buffer = buffer_of(step);
         if constexpr (PATCH) {
+            if (g.phases_in) {
+                load_phase(step, buffer, has_channel ? source + channel : source, has_channel);
+                return;
+            }
             const int64_t stride = product.source.stride;
             const __nv_bfloat16 *from = has_channel ? source + (patch_start + tid / CHUNKS) * stride + channel : source;
             const uint32_t target = buffer + chunk_place(tid / CHUNKS, column);
@@ -152,7 +200,7 @@ template <int BM, int BN, bool PATCH> struct conv_block {
                 const bool inside =
                     source_place(g, 0, place.y, step.a, &y) & source_place(g, 1, place.x, step.b, &x) & has_channel;
                 const int64_t pixel =
-                    ((int64_t)place.row * source_height + (y >> halved)) * source_width + (x >> halved);
+                    ((int64_t)place.row * (g.in[0] >> halved) + (y >> halved)) * (g.in[1] >> halved) + (x >> halved);
                 copy_async(buffer + chunk_place(r, column),
                            inside ? source + pixel * product.source.stride + channel : source, inside);
             }
@@ -166,10 +214,10 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         int32_t r = i * 64 + warp * 16 + lane % 16;
         bool inside = true;
         if constexpr (PATCH) {
-            const int32_t y = mine[i].y + g.offset[0] + g.direction * step.a,
-                          x = mine[i].x + g.offset[1] + g.direction * step.b;
+            const int32_t y = mine[i].y + step.offset[0] + g.direction * step.a,
+                          x = mine[i].x + step.offset[1] + g.direction * step.b;
             inside = (uint32_t)y < (uint32_t)g.in[0] && (uint32_t)x < (uint32_t)g.in[1];
-            r = (mine[i].row + (y >> halved)) * source_width + (x >> halved) - patch_start;
+            r = (mine[i].row + (y >> halved)) * (g.in[1] >> halved) + (x >> halved) - patch_start;
         }
         *line = inside ? buffer + (uint32_t)r * LINE_BYTES : zeros;
         *key = inside ? (uint32_t)r & 7u : 0u;
@@ -269,6 +317,14 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         return (m0 + *line / 16 * 64 + warp * 16 + *line % 16) >> shift;
     }
 
+    /* The place in memory of result pixel q. */
+    __device__ __forceinline__ int32_t placed_pixel(int32_t q) const
+    {
+        if (!g.phases_out) return q;
+        const int32_t line = q / g.out[1], x = q % g.out[1];
+        return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
+    }
+
     /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies of
      * it for every part of the tile would not fit the instruction cache. */
     __device__ __forceinline__ void store_wide(const float *tile) const
@@ -284,7 +340,9 @@ template <int BM, int BN, bool PATCH> struct conv_block {
                 const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
                 q[u] = stored_pixel(item / NT, shift, &line);
                 if (item >= items || q[u] << shift >= plan.pixels || n >= product.out_channels) q[u] = -1;
-                if (q[u] >= 0) ask(product, q[u], n, &reads[u]);
+                if (q[u] < 0) continue;
+                q[u] = placed_pixel(q[u]);
+                ask(product, q[u], n, &reads[u]);
             }
 #pragma unroll
             for (int u = 0; u < ASKED; ++u) {
@@ -304,17 +362,23 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         }
     }
 
+    /* A thread takes a pixel, or a channel of one if there are many. */
     __device__ __forceinline__ void store_narrow(const float *tile) const
     {
-        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (MB * 16 >> shift) * BN;
+        const int32_t shift = product.epilogue.window == 2 ? 2 : 0;
+        const int32_t channels = min((int32_t)BN, product.out_channels - n0), each = channels <= LANES ? channels : 1;
+        const int32_t columns = channels / each, items = (MB * 16 >> shift) * columns;
 #pragma unroll 1
         for (int32_t item = lane; item < items; item += 32) {
             int32_t line;
-            const int32_t q = stored_pixel(item / BN, shift, &line), n = n0 + item % BN;
-            if (q << shift >= plan.pixels || n >= product.out_channels) continue;
-            float v = 0.0f;
-            for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + item % BN];
-            finish<1>(product, q, n, &v, NULL);
+            const int32_t q = stored_pixel(item / columns, shift, &line), column = item % columns;
+            if (q << shift >= plan.pixels) continue;
+            const int32_t placed = placed_pixel(q);
+            for (int32_t n = column; n < column + each; ++n) {
+                float v = 0.0f;
+                for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
+                finish<1>(product, placed, n0 + n, &v, NULL);
+            }
         }
     }
 
@@ -342,26 +406,11 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
     extern __shared__ __align__(1024) unsigned char shared[];
     using block_type = conv_block<BM, BN, PATCH>;
     const int32_t tid = (int32_t)threadIdx.x;
-    block_type block = {plan,
-                        plan.product,
-                        plan.product.geometry,
-                        tid,
-                        tid % 32,
-                        tid / 32,
-                        (int32_t)blockIdx.x * BM,
-                        (int32_t)blockIdx.y * BN,
-                        plan.product.shrink - 1 /* 1 or 2: a shift */,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        NULL,
-                        {}};
-    block.source_height = block.g.in[0] >> block.halved;
-    block.source_width = block.g.in[1] >> block.halved;
+    block_type block = {plan, plan.product, plan.product.geometry, tid, tid % 32, tid / 32};
+    block.m0 = (int32_t)blockIdx.x * BM;
+    block.n0 = (int32_t)blockIdx.y * BN;
+    block.phase = block.g.phases_out ? (int32_t)blockIdx.z : 0;
+    block.halved = plan.product.shrink - 1; /* 1 or 2: a shift */
     block.zeros = shared_address(shared);
     block.weight_base = block.zeros + head_bytes<BM>();
     block.source_base = block.weight_base + STAGES * BN * LINE_BYTES;
@@ -374,7 +423,7 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
 #pragma unroll
     for (int i = 0; i < block_type::MB; ++i) {
         block.mine[i] = block.places[i * 64 + block.warp * 16 + block.lane % 16];
-        block.mine[i].row *= block.source_height;
+        block.mine[i].row *= block.g.in[0] >> block.halved;
     }
 
     float sums[block_type::MB][block_type::NT][4];
@@ -383,14 +432,17 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
 #pragma unroll
         for (int j = 0; j < block_type::NT; ++j) sums[i][j][0] = sums[i][j][1] = sums[i][j][2] = sums[i][j][3] = 0.0f;
 
-    const int32_t taps = block.g.kernel[0] * block.g.kernel[1], first_chunk = (int32_t)blockIdx.z * plan.part_chunks;
-    const int32_t steps = min(first_chunk + plan.part_chunks, plan.chunks) * taps;
-    conv_step loading = {first_chunk * taps, first_chunk, 0, 0, 0}, step = loading;
-    for (int ahead = 0; ahead < STAGES - 1; ++ahead, next_step(block.g, &loading)) {
+    const int32_t taps = block.g.kernel[0] * block.g.kernel[1];
+    const int32_t first_group = plan.parts > 1 ? (int32_t)blockIdx.z * plan.part_chunks : 0;
+    const int32_t steps = min(first_group + plan.part_chunks, plan.groups) * taps;
+    conv_step loading = {first_group * taps, first_group};
+    enter_group(plan, block.phase, &loading);
+    conv_step step = loading;
+    for (int ahead = 0; ahead < STAGES - 1; ++ahead, next_step(plan, block.phase, &loading)) {
         if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
         commit_copies();
     }
-    for (; step.number < steps; next_step(block.g, &step), next_step(block.g, &loading)) {
+    for (; step.number < steps; next_step(plan, block.phase, &step), next_step(plan, block.phase, &loading)) {
         wait_copies<STAGES - 2>();
         publish_copies();
         __syncthreads();
@@ -431,6 +483,7 @@ static int64_t patch_lines(const cuda_product *product, int block)
 {
     const cuda_geometry *g = &product->geometry;
     const int window = product->epilogue.window, shrink = product->shrink;
+    if (g->phases_out || g->phases_in) return block + 2 * g->in[1] + 3;
     for (int axis = 0; axis < 2; ++axis)
         if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
     if (g->kernel[0] * g->kernel[1] < STAGES) return 0;
@@ -453,7 +506,7 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
         cudaFuncSetAttribute(product_kernel<BM, BN, PATCH>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
         "shared memory of a convolution"));
     const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
-                    (unsigned)plan->parts);
+                    plan->product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->parts);
     CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, PATCH>, grid, THREADS, shared, *plan));
     if (plan->parts == 1) return MMEBM_OK;
     const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
@@ -464,7 +517,7 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
 template <int BM, int BN> static mmebm_status launch(const mmebm_device *device, conv_plan *plan)
 {
     const int64_t lines = patch_lines(&plan->product, BM);
-    plan->source_buffers = plan->chunks > 1 ? 2 : 1;
+    plan->source_buffers = plan->groups > 1 ? 2 : 1;
     if (lines && lines * plan->source_buffers * LINE_BYTES <= MAX_PATCH_BYTES) {
         plan->source_lines = (int32_t)((lines + 7) / 8 * 8);
         return launch_kernel<BM, BN, true>(device, plan);
@@ -510,14 +563,24 @@ mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_pro
     plan.padded = padded_channels(product->out_channels);
     plan.chunks = chunks_of(product->source.channels);
     plan.parts = parts_of(product->geometry.kernel[0] * product->geometry.kernel[1], plan.chunks);
-    plan.part_chunks = plan.parts == 1 ? plan.chunks : (int32_t)PART;
+    plan.groups = product->geometry.phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
+    plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART;
     plan.wide = epilogue_is_wide(product);
-    if (plan.padded == 16) return launch<128, 16>(device, &plan);
+    const int64_t pixels = (int64_t)plan.pixels * (product->geometry.phases_out ? (int64_t)PHASES : 1);
+    const int64_t processors = device->processors;
+    if (plan.padded == 16)
+        return pixels / 256 < 4 * processors ? launch<128, 16>(device, &plan) : launch<256, 16>(device, &plan);
     if (plan.padded == 32) return launch<128, 32>(device, &plan);
     if (plan.padded == 80) return launch<128, 80>(device, &plan);
-    const int64_t blocks = plan.padded == 64 ? plan.pixels / 256 : (int64_t)plan.pixels / 128 * (plan.padded / 128);
-    if (blocks < device->processors) return launch<64, 64>(device, &plan); /* few pixels: smaller tiles fill the chip */
+    const int64_t blocks = plan.padded == 64 ? pixels / 256 : pixels / 128 * (plan.padded / 128);
+    if (blocks < processors) return launch<64, 64>(device, &plan); /* few pixels: smaller tiles fill the chip */
     return plan.padded == 64 ? launch<256, 64>(device, &plan) : launch<128, 128>(device, &plan);
+}
+
+/* Patches of the largest tile must fit, and LINES_AT_ONCE pixels further on must be less than an image. */
+int mmebm__cuda_phases_fit(int32_t height, int32_t width)
+{
+    return width <= 32 && LINES_AT_ONCE / width + 1 <= height;
 }
 
 int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink)
@@ -548,9 +611,40 @@ static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count
     }
 }
 
+/* [kind - 1][phase][tap]: of the three taps along an axis, those that tap of that phase adds up, as a set. */
+static __device__ const unsigned char phase_sets[4][2][2] = {
+    {{1, 6}, {3, 4}}, /* CUDA_DOUBLED */
+    {{6, 1}, {4, 3}}, /* CUDA_DOUBLED_BACK */
+    {{3, 4}, {1, 6}}, /* CUDA_HALVED */
+    {{4, 3}, {6, 1}}, /* CUDA_HALVED_BACK */
+};
+
+static __global__ void pack_phases_kernel(cuda_pack pack, int32_t padded, int32_t count)
+{
+    begin_kernel();
+    const int32_t chunks = (pack.source_channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
+    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count;
+         i += (int32_t)(gridDim.x * blockDim.x)) {
+        const int32_t second = pack.result_first ? pack.source_channels : pack.out_channels;
+        const int32_t low = i % second, place = i / second % (PHASES * PHASE_TAPS);
+        const int32_t high = i / second / (PHASES * PHASE_TAPS), phase = place / PHASE_TAPS, tap = place % PHASE_TAPS;
+        const int32_t n = pack.result_first ? high : low, c = pack.result_first ? low : high;
+        const int rows = phase_sets[pack.phases - 1][phase >> 1][tap >> 1];
+        const int columns = phase_sets[pack.phases - 1][phase & 1][tap & 1];
+        float sum = 0.0f;
+        for (int t = 0; t < 9; ++t)
+            if ((rows >> t / 3 & 1) && (columns >> t % 3 & 1)) sum += pack.weights[(high * 9 + t) * second + low];
+        const int64_t line = ((int64_t)(phase * chunks + c / LINE_CHANNELS) * PHASE_TAPS + tap) * padded + n;
+        static_cast<__nv_bfloat16 *>(pack.packed)[line * LINE_CHANNELS + c % LINE_CHANNELS] = __float2bfloat16_rn(sum);
+    }
+}
+
 mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack)
 {
-    const int32_t count = pack->taps * pack->source_channels * pack->out_channels;
-    return mmebm__cuda_launch(device, "packing of weights", pack_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
-                              CUDA_BLOCK, 0, *pack, padded_channels(pack->all_out_channels), count);
+    const int32_t taps = pack->phases == CUDA_WHOLE ? pack->taps : (int32_t)(PHASES * PHASE_TAPS);
+    const int32_t count = taps * pack->source_channels * pack->out_channels;
+    return mmebm__cuda_launch(device, "packing of weights",
+                              pack->phases == CUDA_WHOLE ? pack_kernel : pack_phases_kernel,
+                              mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, *pack,
+                              padded_channels(pack->all_out_channels), count);
 }

@@ -38,7 +38,9 @@ static __device__ __forceinline__ int64_t residual_at(const cuda_product &produc
 {
     const cuda_epilogue &end = product.epilogue;
     if (end.residual.shrink == 1) return (int64_t)q * end.residual.tensor.stride;
-    const int32_t width = product.geometry.out[1] / end.window, height = product.geometry.out[0] / end.window;
+    const int32_t finer = product.geometry.phases_out;
+    const int32_t width = (product.geometry.out[1] << finer) / end.window;
+    const int32_t height = (product.geometry.out[0] << finer) / end.window;
     const int32_t x = q % width, y = q / width % height, row = q / width / height;
     return pixel_at(end.residual.tensor, row, y / end.residual.shrink, x / end.residual.shrink);
 }

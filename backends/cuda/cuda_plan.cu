@@ -382,10 +382,41 @@ static int needs_copy(const mmebm_plan *plan, int32_t product)
     return plan->type == TYPE_BF16 && (type != TYPE_BF16 || plan->nodes[product].in_channels % LANES != 0);
 }
 
+/* A 3 x 3 convolution of a doubled image, or one that is halved at once. */
+static void choose_phases(mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    cuda_node *node = &plan->nodes[l];
+    const int32_t shrink = plan->nodes[layer_input(plan->graph, l, 0)].shrink;
+    const int doubled = !node->pooled && shrink == 2 && !needs_copy(plan, l), halved = node->pooled && shrink == 1;
+    const int32_t low[2] = {node->forward.in[0] / 2, node->forward.in[1] / 2};
+    if (plan->type != TYPE_BF16 || layer->kind != MMEBM_LAYER_CONV2D || node->merged || (!doubled && !halved)) return;
+    for (int axis = 0; axis < 2; ++axis)
+        if (layer->kernel[axis] != 3 || layer->stride[axis] != 1 || layer->padding[axis] != 1) return;
+    if (!mmebm__cuda_phases_fit(low[0], low[1])) return;
+    cuda_geometry phased = {};
+    for (int axis = 0; axis < 2; ++axis) {
+        phased.out[axis] = phased.in[axis] = low[axis];
+        phased.kernel[axis] = 2;
+        phased.mul[axis] = phased.div[axis] = 1;
+    }
+    phased.direction = 1;
+    node->phases = doubled ? CUDA_DOUBLED : CUDA_HALVED;
+    node->phased_forward = node->phased_backward = phased;
+    node->phased_forward.phases_out = node->phased_backward.phases_in = doubled;
+    node->phased_forward.phases_in = node->phased_backward.phases_out = halved;
+}
+
+/* Taps of packed weights. */
+static int32_t packed_taps(const cuda_node *node)
+{
+    return node->phases == CUDA_WHOLE ? node->forward.kernel[0] * node->forward.kernel[1] : 16;
+}
+
 static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
 {
     cuda_node *node = &plan->nodes[l];
-    const int32_t taps = node->forward.kernel[0] * node->forward.kernel[1];
+    const int32_t taps = packed_taps(node);
     size_t (*const size)(int32_t, int32_t, int32_t) =
         plan->type == TYPE_BF16 ? mmebm__cuda_packed_size_bf16 : mmebm__cuda_packed_size_f32;
     node->packed_forward = cut(cutter, size(taps, node->in_channels, node->out_channels));
@@ -563,6 +594,8 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
         if (is_product(&made->graph->layers[l])) set_geometry(made, (int32_t)l);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (made->graph->layers[l].kind == MMEBM_LAYER_CONCAT) merge_parts(made, (int32_t)l);
+    for (uint32_t l = 0; l < made->graph->layer_count; ++l)
+        if (is_product(&made->graph->layers[l])) choose_phases(made, (int32_t)l);
     const mmebm_status status = open_memory(made, spec);
     if (status != MMEBM_OK) {
         mmebm__cuda_plan_destroy(made);
@@ -606,6 +639,8 @@ static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, void *for
     other.source_first = call->out_first;
     other.out_first = call->source_first;
     other.result_first = !call->result_first;
+    if (call->phases == CUDA_DOUBLED) other.phases = CUDA_DOUBLED_BACK;
+    if (call->phases == CUDA_HALVED) other.phases = CUDA_HALVED_BACK;
     other.all_out_channels = call->all_source_channels;
     return pack(plan->device, &other);
 }
@@ -620,6 +655,7 @@ static cuda_pack pack_call(const mmebm_plan *plan, int32_t l)
     call.source_channels = call.all_source_channels = node->in_channels;
     call.out_channels = call.all_out_channels = node->out_channels;
     call.result_first = layer->kind != MMEBM_LAYER_CONV_TRANSPOSE2D;
+    call.phases = node->phases;
     return call;
 }
 

@@ -32,6 +32,9 @@ struct cuda_node {
     int32_t tail, pooled, sum; /* sum: layer number of the addition taken over, -1 = none */
     int32_t sum_edge;          /* which input of it the product is */
     cuda_geometry forward, backward;
+    int32_t phases; /* CUDA_WHOLE, CUDA_DOUBLED or CUDA_HALVED: the products of the layer and of its source's gradient
+                       run at the low resolution (cuda_geometry), by the two below */
+    cuda_geometry phased_forward, phased_backward;
     int32_t in_channels, out_channels;
     void *packed_forward, *packed_backward; /* weights */
     cuda_tensor packed_source;              /* aligned bf16 copy of the source; data NULL = not needed */

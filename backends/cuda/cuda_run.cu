@@ -128,15 +128,15 @@ static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
     }
     const cuda_operand source = readable_source(pass, l);
     cuda_product product = {};
-    product.geometry = node->forward;
+    product.geometry = node->phases == CUDA_WHOLE ? node->forward : node->phased_forward;
     product.source = source.tensor;
-    product.shrink = source.shrink;
+    product.shrink = node->phases == CUDA_DOUBLED ? 1 : source.shrink; /* the low resolution's own pixels */
     product.weights = node->packed_forward;
     product.out_channels = node->out_channels;
     product.rows = pass->run->rows;
     cuda_epilogue *end = &product.epilogue;
     end->bias = layer->bias < 0 ? NULL : pass->plan->weights + pass->graph->tensors[layer->bias].offset;
-    end->window = node->pooled ? 2 : 1;
+    end->window = node->pooled && node->phases == CUDA_WHOLE ? 2 : 1;
     end->source_scale = node->pooled ? 0.25f : 1.0f;
     end->scale = 1.0f;
     end->residual.shrink = 1;
@@ -384,12 +384,12 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
 
 /* ---- backward */
 
-/* A product's own gradient where its kernels can read it: as it lies, or as a copy. l: the product, or a concatenation of
- * merged ones. */
-static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, cuda_operand *gradient)
+/* A gradient in the shape of layer l where a product's kernels can read it: as it lies, in halved coordinates if it may
+ * be so, or as a copy. */
+static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t shrink, cuda_operand *gradient)
 {
     const mmebm_plan *plan = pass->plan;
-    const int halves = gradient->window == 1 && gradient->shrink <= 2 && gradient->tensor.data;
+    const int halves = gradient->window == 1 && gradient->shrink <= shrink && gradient->tensor.data;
     if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
         return MMEBM_OK;
     cuda_tensor copy = layer_shape(&pass->graph->layers[l], 1);
@@ -446,16 +446,16 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
     const cuda_node *source = &pass->plan->nodes[from];
     const cuda_node *base = &pass->plan->nodes[source->base];
     cuda_product product = {};
-    product.geometry = node->backward;
+    product.geometry = node->phases == CUDA_WHOLE ? node->backward : node->phased_backward;
     product.source = gradient->tensor;
-    product.shrink = gradient->shrink;
+    product.shrink = node->phases == CUDA_WHOLE ? gradient->shrink : 1;
     product.weights = node->packed_backward;
     product.out_channels = node->in_channels;
     product.rows = pass->run->rows;
     cuda_epilogue *end = &product.epilogue;
     end->source_scale = gradient->scale;
     end->scale = 1.0f;
-    end->window = source->shrink;
+    end->window = node->phases == CUDA_WHOLE ? source->shrink : 1;
     if (source->activated) {
         end->mask = values_of(pass, from, 1.0f).tensor;
         end->mask_slope = base->act_slope;
@@ -486,13 +486,15 @@ static mmebm_status product_backward(const cuda_pass *pass, int32_t l, cuda_oper
         CUDA_TRY(contribute(pass, layer_input(pass->graph, node->sum, 1 - (uint32_t)node->sum_edge), other));
         gradient.scale *= node->sum_edge ? sum->beta : sum->alpha;
     }
+    const int32_t from = layer_input(pass->graph, l, 0);
+    if (!pass->plan->wanted[l]) return MMEBM_OK;
+    /* phases read the gradient at the resolution of the result that is stored */
+    if (node->phases != CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, node->tail, 1, &gradient));
     if (node->pooled) {
         gradient.shrink *= 2;
         gradient.scale *= 0.25f;
     }
-    const int32_t from = layer_input(pass->graph, l, 0);
-    if (!pass->plan->wanted[l]) return MMEBM_OK;
-    CUDA_TRY(readable_gradient(pass, l, &gradient));
+    if (node->phases == CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, l, 2, &gradient));
     if (pass->run->weight_gradient) CUDA_TRY(product_weight_gradients(pass, l, &gradient));
     return pass->plan->wanted[from] && !node->merged ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
 }
@@ -507,7 +509,7 @@ static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_opera
     for (int32_t k = 0; k < images.count; ++k)
         any |= pass->plan->wanted[layer_input(graph, layer_input(graph, l, (uint32_t)k), 0)];
     if (!any) return MMEBM_OK;
-    CUDA_TRY(readable_gradient(pass, l, &gradient));
+    CUDA_TRY(readable_gradient(pass, l, 2, &gradient));
     cuda_product product = merged_product(pass, l, 1);
     product.source = gradient.tensor;
     product.shrink = gradient.shrink;

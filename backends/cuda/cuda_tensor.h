@@ -54,11 +54,23 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
  * Result pixel (i, j) meets, at tap (a, b), source pixel ((i mul + offset + direction a) / div, ...) if that is whole and
  * inside:   convolution       mul = stride, offset = -padding, direction = 1
  *           its transpose     div = stride, offset = padding,  direction = -1   (input gradient, conv_transpose2d)
- *           linear            one tap. */
+ *           linear            one tap.
+ * Phases. A same-size 3 x 3 convolution that reads an image doubled by nearest neighbours, or whose result is halved by
+ * 2 x 2 sums, is four convolutions of 2 x 2 taps at the low resolution, whose weights are sums of the nine: 4/9 of the
+ * arithmetic. out and in are then the low resolution's, and result or source is seen as four images, pixels (2 i + py,
+ * 2 j + px) of the high one; low pixel i meets at tap a low pixel
+ *   phases_out   i + py - 1 + a      one image of the result at a time
+ *   phases_in    i - py + a          summed over the source's four images */
 struct cuda_geometry {
     int32_t out[2], in[2], kernel[2], mul[2], offset[2], div[2];
     int32_t direction;
+    int32_t phases_out, phases_in; /* 0 or 1 */
 };
+
+/* Which sums of weights four phases are made of; CUDA_WHOLE: none. Gradients by the source want the _BACK ones. */
+enum { CUDA_WHOLE, CUDA_DOUBLED, CUDA_DOUBLED_BACK, CUDA_HALVED, CUDA_HALVED_BACK };
+/* Whether phases of such low resolution can be worked on. */
+int mmebm__cuda_phases_fit(int32_t height, int32_t width);
 
 /* What happens to a sum before it is stored; v = 0 where the source gives nothing.
  *   v <- window sums (2 x 2 result pixels) if window == 2
@@ -100,6 +112,7 @@ struct cuda_pack {
     void *packed;
     int32_t taps, source_channels, out_channels; /* of the tensor; the packed ones are padded */
     int32_t result_first;
+    int32_t phases;        /* CUDA_WHOLE, or bf16 with 3 x 3 taps: [phase] comes first and taps are 2 x 2 */
     /* bf16 only: the tensor's place among the packed channels; places that no tensor has stay zero */
     int32_t source_first, out_first, all_source_channels, all_out_channels;
 };
