@@ -91,9 +91,10 @@ static __device__ __forceinline__ void warpgroup_commit()
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
 
-static __device__ __forceinline__ void warpgroup_wait()
+/* Until at most PENDING committed groups of products are under way. */
+template <int PENDING> static __device__ __forceinline__ void warpgroup_wait()
 {
-    asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(PENDING) : "memory");
 }
 
 /* A tile of lines as the right factor: 128-byte swizzle (which is chunk_place), 1024 bytes from one eight lines to the

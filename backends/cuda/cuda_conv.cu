@@ -5,9 +5,10 @@
  * in this order whatever the tile, so that a row's bits do not depend on the number of rows. A block makes BM pixels by BN
  * channels, on sm_90a by warpgroup products (left factor in registers, weights in shared memory), else by warp products.
  * Its weights stream through shared memory, a slice of 64 numbers for each (chunk, tap). Its source comes in one
- * of two ways:
+ * of three ways:
  *   patch    once for each chunk: the lines of the image that any tap of any of its pixels meets; each tap reads other
  *            lines of the same patch (a line of zeros where it falls outside). For same-size convolutions.
+ *   whole    the same, and all weights with it: sums of a single chunk wait once and then run without a barrier.
  *   gather   for each (chunk, tap), the BM pixels that it meets. For everything else.
  */
 #include "cuda_async.h"
@@ -20,8 +21,12 @@ enum {
     PHASE_TAPS = 4,
     LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
     STAGES = 3,
-    MAX_PATCH_BYTES = 84 * 1024
+    MAX_PATCH_BYTES = 84 * 1024,
+    HALF_SHARED_BYTES = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
+
+/* How a block gets its factors. */
+enum conv_way { GATHER, PATCH, WHOLE };
 
 struct conv_plan {
     cuda_product product;
@@ -106,13 +111,19 @@ static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t 
 
 /* Shared memory: zeros and pixel places | STAGES slices of weights | source buffers. Every part begins at a multiple of
  * 1024 bytes, as the tensor cores want it. */
-template <int BM> static __host__ __device__ constexpr uint32_t head_bytes()
+template <int BM, conv_way WAY> static __host__ __device__ constexpr uint32_t head_bytes()
 {
-    return (uint32_t)(LINE_BYTES + BM * sizeof(pixel_place) + 1023) / 1024 * 1024;
+    return (uint32_t)(LINE_BYTES + (WAY == GATHER ? BM * sizeof(pixel_place) : 0) + 1023) / 1024 * 1024;
+}
+
+/* Weights in shared memory at once, in steps. */
+template <conv_way WAY> static __host__ __device__ __forceinline__ int32_t weight_slices(const cuda_geometry &g)
+{
+    return WAY == WHOLE ? g.kernel[0] * g.kernel[1] : (int32_t)STAGES;
 }
 
 /* A block is four warps; of every 64 pixels, warp w has 16 w .. 16 w + 15. */
-template <int BM, int BN, bool PATCH> struct conv_block {
+template <int BM, int BN, conv_way WAY> struct conv_block {
     static constexpr int MB = BM / 64, NT = BN / 8, PITCH = BN + 4 /* floats of a line of the turned tile */;
     const conv_plan &plan;
     const cuda_product &product;
@@ -125,12 +136,12 @@ template <int BM, int BN, bool PATCH> struct conv_block {
 
     __device__ __forceinline__ uint32_t slice_of(const conv_step &step) const
     {
-        return weight_base + (uint32_t)(step.number % STAGES) * BN * LINE_BYTES;
+        return weight_base + (uint32_t)(WAY == WHOLE ? step.number : step.number % STAGES) * BN * LINE_BYTES;
     }
 
     __device__ __forceinline__ uint32_t buffer_of(const conv_step &step) const
     {
-        if (!PATCH) return source_base + (uint32_t)(step.number % STAGES) * BM * LINE_BYTES;
+        if (WAY == GATHER) return source_base + (uint32_t)(step.number % STAGES) * BM * LINE_BYTES;
         return source_base +
                (uint32_t)(step.group & (plan.source_buffers - 1)) * plan.source_lines * LINE_BYTES; /* 1 or 2 */
     }
@@ -175,11 +186,11 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     __device__ __forceinline__ void load_source(const conv_step &step) const
     {
         const int32_t column = tid % CHUNKS, channel = step.chunk * LINE_CHANNELS + column * CHUNK_CHANNELS;
-        if ((PATCH && step.tap) || column >= 2 * chunk_steps(product.source.channels, step.chunk)) return;
+        if ((WAY != GATHER && step.tap) || column >= 2 * chunk_steps(product.source.channels, step.chunk)) return;
         const __nv_bfloat16 *source = static_cast<const __nv_bfloat16 *>(product.source.data);
         const bool has_channel = channel < product.source.channels;
         const uint32_t buffer = buffer_of(step);
-        if constexpr (PATCH) {
+        if constexpr (WAY != GATHER) {
             if (g.phases_in) {
                 load_phase(step, buffer, has_channel ? source + channel : source, has_channel);
                 return;
@@ -213,7 +224,7 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     {
         int32_t r = i * 64 + warp * 16 + lane % 16;
         bool inside = true;
-        if constexpr (PATCH) {
+        if constexpr (WAY != GATHER) {
             const int32_t y = mine[i].y + step.offset[0] + g.direction * step.a,
                           x = mine[i].x + step.offset[1] + g.direction * step.b;
             inside = (uint32_t)y < (uint32_t)g.in[0] && (uint32_t)x < (uint32_t)g.in[1];
@@ -223,30 +234,43 @@ template <int BM, int BN, bool PATCH> struct conv_block {
         *key = inside ? (uint32_t)r & 7u : 0u;
     }
 
-    /* Starts sums += source times weights for DEPTH times 16 channels from number `first` on. All left factors are asked
-     * for before the first product, so that none waits for its own alone. */
-    template <int DEPTH>
-    __device__ __forceinline__ void multiply_channels(uint32_t slice, const uint32_t (&line)[MB],
-                                                      const uint32_t (&key)[MB], int first,
-                                                      float (&sums)[MB][NT][4]) const
+    /* Left factors for up to 32 channels of a step. There are two of these, so that one is loaded while the tensor cores
+     * read the other. */
+    struct half {
+        uint32_t left[2][MB][4];
+    };
+
+    /* `blocks` times 16 channels from block number `first` on, two at most. */
+    __device__ __forceinline__ void load_half(half &h, const uint32_t (&line)[MB], const uint32_t (&key)[MB], int first,
+                                              int32_t blocks) const
     {
-        uint32_t left[DEPTH][MB][4];
 #pragma unroll
-        for (int k = 0; k < DEPTH; ++k)
+        for (int k = 0; k < 2; ++k) {
+            if (k >= blocks) break;
 #pragma unroll
             for (int i = 0; i < MB; ++i)
-                load_matrices(left[k][i], line[i] + (((uint32_t)(2 * (first + k) + lane / 16) ^ key[i]) << 4));
+                load_matrices(h.left[k][i], line[i] + (((uint32_t)(2 * (first + k) + lane / 16) ^ key[i]) << 4));
+        }
+    }
+
+    /* Starts sums += left times weights. */
+    __device__ __forceinline__ void multiply_half(const half &h, uint32_t slice, int first, int32_t blocks,
+                                                  float (&sums)[MB][NT][4]) const
+    {
 #if CUDA_HAS_WARPGROUPS
         warpgroup_fence();
 #pragma unroll
-        for (int k = 0; k < DEPTH; ++k)
+        for (int k = 0; k < 2; ++k) {
+            if (k >= blocks) break;
 #pragma unroll
             for (int i = 0; i < MB; ++i)
-                multiply_group(sums[i], left[k][i], tile_descriptor(slice) + 2 * (uint32_t)(first + k));
+                multiply_group(sums[i], h.left[k][i], tile_descriptor(slice) + 2 * (uint32_t)(first + k));
+        }
         warpgroup_commit();
 #else
 #pragma unroll
-        for (int k = 0; k < DEPTH; ++k)
+        for (int k = 0; k < 2; ++k) {
+            if (k >= blocks) break;
 #pragma unroll
             for (int j = 0; j < NT / 2; ++j) {
                 uint32_t right[4];
@@ -254,41 +278,74 @@ template <int BM, int BN, bool PATCH> struct conv_block {
                                                          (uint32_t)(2 * (first + k) + lane / 8 % 2)));
 #pragma unroll
                 for (int i = 0; i < MB; ++i) {
-                    multiply(sums[i][2 * j], left[k][i], right[0], right[1]);
-                    multiply(sums[i][2 * j + 1], left[k][i], right[2], right[3]);
+                    multiply(sums[i][2 * j], h.left[k][i], right[0], right[1]);
+                    multiply(sums[i][2 * j + 1], h.left[k][i], right[2], right[3]);
                 }
             }
+        }
 #endif
+    }
+
+    /* Until at most PENDING calls of multiply_half are under way. */
+    template <int PENDING> static __device__ __forceinline__ void wait_products()
+    {
+#if CUDA_HAS_WARPGROUPS
+        warpgroup_wait<PENDING>();
+#endif
+    }
+
+    __device__ __forceinline__ void find_lines(const conv_step &step, uint32_t buffer, uint32_t (&line)[MB],
+                                               uint32_t (&key)[MB]) const
+    {
+#pragma unroll
+        for (int i = 0; i < MB; ++i) find_line(step, buffer, i, &line[i], &key[i]);
     }
 
     /* Copies for the step STAGES - 1 ahead are asked for while the products run. */
     __device__ __forceinline__ void run_step(const conv_step &step, const conv_step &loading, int32_t steps,
                                              float (&sums)[MB][NT][4]) const
     {
-        const uint32_t slice = slice_of(step), buffer = buffer_of(step);
+        const uint32_t slice = slice_of(step);
         const int32_t depth = chunk_steps(product.source.channels, step.chunk);
         uint32_t line[MB], key[MB];
-#pragma unroll
-        for (int i = 0; i < MB; ++i) find_line(step, buffer, i, &line[i], &key[i]);
-        if (depth == 4) {
-            multiply_channels<4>(slice, line, key, 0, sums);
-        } else {
-#pragma unroll 1
-            for (int k = 0; k < depth; ++k) {
-                if (k) finish_products();
-                multiply_channels<1>(slice, line, key, k, sums);
-            }
+        half low, high;
+        find_lines(step, buffer_of(step), line, key);
+        load_half(low, line, key, 0, depth);
+        multiply_half(low, slice, 0, depth, sums);
+        if (depth > 2) {
+            load_half(high, line, key, 2, depth - 2);
+            multiply_half(high, slice, 2, depth - 2, sums);
         }
         if (loading.number < steps) load_weights(loading), load_source(loading);
         commit_copies();
-        finish_products();
+        wait_products<0>();
     }
 
-    static __device__ __forceinline__ void finish_products()
+    /* All steps, of one chunk whose factors are there: without a barrier. */
+    __device__ __forceinline__ void run_whole(conv_step step, int32_t steps, float (&sums)[MB][NT][4]) const
     {
-#if CUDA_HAS_WARPGROUPS
-        warpgroup_wait();
-#endif
+        const uint32_t buffer = buffer_of(step);
+        const int32_t depth = chunk_steps(product.source.channels, 0);
+        uint32_t line[MB], key[MB];
+        half low, high;
+#pragma unroll 1
+        while (step.number < steps) {
+            find_lines(step, buffer, line, key);
+            wait_products<1>();
+            load_half(low, line, key, 0, depth);
+            multiply_half(low, slice_of(step), 0, depth, sums);
+            if (depth <= 2) { /* a tap needs one half: the next one takes the other */
+                next_step(plan, phase, &step);
+                if (step.number >= steps) break;
+                find_lines(step, buffer, line, key);
+            }
+            const int32_t first = depth > 2 ? 2 : 0;
+            wait_products<1>();
+            load_half(high, line, key, first, depth - first);
+            multiply_half(high, slice_of(step), first, depth - first, sums);
+            next_step(plan, phase, &step);
+        }
+        wait_products<0>();
     }
 
     /* Each warp turns its sums around in shared memory, so that a thread gets LANES channels of a pixel. */
@@ -399,12 +456,12 @@ template <int BM, int BN, bool PATCH> struct conv_block {
     }
 };
 
-template <int BM, int BN, bool PATCH>
+template <int BM, int BN, conv_way WAY>
 __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_constant__ conv_plan plan)
 {
     begin_kernel();
     extern __shared__ __align__(1024) unsigned char shared[];
-    using block_type = conv_block<BM, BN, PATCH>;
+    using block_type = conv_block<BM, BN, WAY>;
     const int32_t tid = (int32_t)threadIdx.x;
     block_type block = {plan, plan.product, plan.product.geometry, tid, tid % 32, tid / 32};
     block.m0 = (int32_t)blockIdx.x * BM;
@@ -412,17 +469,19 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
     block.phase = block.g.phases_out ? (int32_t)blockIdx.z : 0;
     block.halved = plan.product.shrink - 1; /* 1 or 2: a shift */
     block.zeros = shared_address(shared);
-    block.weight_base = block.zeros + head_bytes<BM>();
-    block.source_base = block.weight_base + STAGES * BN * LINE_BYTES;
+    block.weight_base = block.zeros + head_bytes<BM, WAY>();
+    block.source_base = block.weight_base + weight_slices<WAY>(plan.product.geometry) * BN * LINE_BYTES;
     block.places = reinterpret_cast<pixel_place *>(shared + LINE_BYTES);
-    for (int32_t i = tid; i < BM; i += THREADS)
+    for (int32_t i = tid; WAY == GATHER && i < BM; i += THREADS)
         block.places[i] = place_of(plan.product, min(block.m0 + i, plan.pixels - 1));
     if (tid < CHUNKS) reinterpret_cast<uint4 *>(shared)[tid] = make_uint4(0, 0, 0, 0);
-    if (PATCH) find_patch(plan, block.m0, min(block.m0 + BM, plan.pixels) - 1, &block.patch_start, &block.patch_count);
+    if (WAY != GATHER)
+        find_patch(plan, block.m0, min(block.m0 + BM, plan.pixels) - 1, &block.patch_start, &block.patch_count);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < block_type::MB; ++i) {
-        block.mine[i] = block.places[i * 64 + block.warp * 16 + block.lane % 16];
+        const int32_t m = block.m0 + i * 64 + block.warp * 16 + block.lane % 16;
+        if (WAY != GATHER) block.mine[i] = place_of(plan.product, min(m, plan.pixels - 1));
         block.mine[i].row *= block.g.in[0] >> block.halved;
     }
 
@@ -438,15 +497,25 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
     conv_step loading = {first_group * taps, first_group};
     enter_group(plan, block.phase, &loading);
     conv_step step = loading;
-    for (int ahead = 0; ahead < STAGES - 1; ++ahead, next_step(plan, block.phase, &loading)) {
-        if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
+    if constexpr (WAY == WHOLE) {
+        for (; loading.number < steps; next_step(plan, block.phase, &loading))
+            block.load_weights(loading), block.load_source(loading);
         commit_copies();
-    }
-    for (; step.number < steps; next_step(plan, block.phase, &step), next_step(plan, block.phase, &loading)) {
-        wait_copies<STAGES - 2>();
+        wait_copies<0>();
         publish_copies();
         __syncthreads();
-        block.run_step(step, loading, steps, sums);
+        block.run_whole(step, steps, sums);
+    } else {
+        for (int ahead = 0; ahead < STAGES - 1; ++ahead, next_step(plan, block.phase, &loading)) {
+            if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
+            commit_copies();
+        }
+        for (; step.number < steps; next_step(plan, block.phase, &step), next_step(plan, block.phase, &loading)) {
+            wait_copies<STAGES - 2>();
+            publish_copies();
+            __syncthreads();
+            block.run_step(step, loading, steps, sums);
+        }
     }
     wait_copies<0>();
     __syncthreads();
@@ -494,20 +563,25 @@ static int64_t patch_lines(const cuda_product *product, int block)
     return (touched / 2 + 2) * (width / 2);
 }
 
-template <int BM, int BN, bool PATCH>
+template <int BM, int BN, conv_way WAY> static size_t factor_bytes(const conv_plan *plan)
+{
+    const size_t weights = (size_t)weight_slices<WAY>(plan->product.geometry) * BN;
+    return head_bytes<BM, WAY>() + (weights + (size_t)plan->source_lines * plan->source_buffers) * LINE_BYTES;
+}
+
+template <int BM, int BN, conv_way WAY>
 static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *plan)
 {
-    const size_t source = (size_t)plan->source_lines * plan->source_buffers * LINE_BYTES;
-    const size_t bytes = head_bytes<BM>() + (size_t)STAGES * BN * LINE_BYTES + source;
+    const size_t bytes = factor_bytes<BM, BN, WAY>(plan);
     const size_t turned = (size_t)BM * (BN + 4) * sizeof(float);
     const size_t shared = bytes > turned ? bytes : turned;
     CUDA_TRY(mmebm__cuda_check(
         device,
-        cudaFuncSetAttribute(product_kernel<BM, BN, PATCH>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+        cudaFuncSetAttribute(product_kernel<BM, BN, WAY>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
         "shared memory of a convolution"));
     const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
                     plan->product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->parts);
-    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, PATCH>, grid, THREADS, shared, *plan));
+    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, THREADS, shared, *plan));
     if (plan->parts == 1) return MMEBM_OK;
     const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
     return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
@@ -520,11 +594,12 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
     plan->source_buffers = plan->groups > 1 ? 2 : 1;
     if (lines && lines * plan->source_buffers * LINE_BYTES <= MAX_PATCH_BYTES) {
         plan->source_lines = (int32_t)((lines + 7) / 8 * 8);
-        return launch_kernel<BM, BN, true>(device, plan);
+        const bool whole = plan->groups == 1 && factor_bytes<BM, BN, WHOLE>(plan) <= HALF_SHARED_BYTES;
+        return whole ? launch_kernel<BM, BN, WHOLE>(device, plan) : launch_kernel<BM, BN, PATCH>(device, plan);
     }
     plan->source_lines = BM;
     plan->source_buffers = STAGES;
-    return launch_kernel<BM, BN, false>(device, plan);
+    return launch_kernel<BM, BN, GATHER>(device, plan);
 }
 
 static int32_t padded_channels(int32_t channels)
@@ -537,7 +612,7 @@ static int32_t padded_channels(int32_t channels)
 }
 
 /* Sums over one tap and PARTED or more chunks are cut into parts of PART chunks, whatever the number of rows. */
-enum { PARTED = 32, PART = 16 };
+enum { PARTED = 16, PART = 4 };
 
 static int32_t parts_of(int32_t taps, int32_t chunks)
 {

@@ -330,9 +330,9 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
     return MMEBM_OK;
 }
 
-/* ---- biases: a block sums 32 V channels over one part of the rows, V in a thread and every BIAS_SLICES-th pixel */
+/* ---- biases: a block sums BIAS_COLUMNS V channels over one part of the rows, a thread V of every BIAS_SLICES-th pixel */
 
-enum { BIAS_SLICES = 16, BIAS_COLUMNS = 16 };
+enum { BIAS_SLICES = 32, BIAS_COLUMNS = 8 };
 
 template <int V>
 static __global__ void bias_kernel(cuda_operand gradient, int64_t rows, int32_t part_rows, int64_t first_part,
@@ -346,6 +346,7 @@ static __global__ void bias_kernel(cuda_operand gradient, int64_t rows, int32_t 
     const int64_t last_row = first_row + part_rows < rows ? first_row + part_rows : rows;
     const int32_t pixels = (int32_t)(last_row - first_row) * area; /* they follow each other in memory */
     float total[V] = {}, value[V];
+#pragma unroll 4
     for (int32_t at = (int32_t)threadIdx.y; at < pixels && c < tensor.channels; at += BIAS_SLICES) {
         if (tensor.data) load_values<V>(tensor, (first_row * area + at) * tensor.stride + c, value);
 #pragma unroll

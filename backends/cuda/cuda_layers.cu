@@ -45,6 +45,11 @@ static int32_t row_count(const cuda_tensor *tensor)
     return tensor->height * tensor->width * tensor->channels;
 }
 
+static int operand_is_wide(const cuda_operand *operand)
+{
+    return operand->scale == 0.0f || tensor_is_wide(&operand->tensor);
+}
+
 /* ---- the sum of two tensors */
 
 /* sum <- sum + scale * what the operand gives for LANES or one channel of a pixel */
@@ -89,9 +94,8 @@ template <int V> static __global__ void combine_tensors_kernel(const __grid_cons
 
 mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call)
 {
-    const int wide = tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) &&
-                     (call->a.scale == 0.0f || tensor_is_wide(&call->a.tensor)) &&
-                     (call->b.scale == 0.0f || tensor_is_wide(&call->b.tensor));
+    const int wide = tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) && operand_is_wide(&call->a) &&
+                     operand_is_wide(&call->b);
     const dim3 grid = row_grid(row_count(&call->out) / (wide ? (int)LANES : 1), call->rows);
     if (wide)
         return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<LANES>, grid, CUDA_BLOCK, 0, *call);
@@ -200,17 +204,22 @@ struct activation_call {
     cuda_tensor out;
 };
 
-static __global__ void activation_kernel(const __grid_constant__ activation_call call)
+template <int V> static __global__ void activation_kernel(const __grid_constant__ activation_call call)
 {
     begin_kernel();
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels / V)
     {
-        const element place = element_of(call.out, i);
-        float slope;
-        const float y = activation(call.kind, call.parameter, read(call.x, row, place), &slope);
-        store_value(call.out, element_at(call.out, row, place),
-                    call.by_y.scale == 0.0f ? y : slope * read(call.by_y, row, place));
+        const element place = element_of(call.out, i * V);
+        float x[V] = {}, by_y[V] = {}, slope;
+        add_operand<V>(call.x, row, place, x);
+        add_operand<V>(call.by_y, row, place, by_y);
+#pragma unroll
+        for (int k = 0; k < V; ++k) {
+            const float y = activation(call.kind, call.parameter, x[k], &slope);
+            x[k] = call.by_y.scale == 0.0f ? y : slope * by_y[k];
+        }
+        store_values<V>(call.out, element_at(call.out, row, place), x);
     }
 }
 
@@ -224,8 +233,9 @@ static mmebm_status run_activation(const mmebm_device *device, const cuda_layer_
     arguments.x = call->x;
     if (by_y) arguments.by_y = *by_y;
     arguments.out = *out;
-    return mmebm__cuda_launch(device, "activation", activation_kernel, row_grid(row_count(out), call->rows), CUDA_BLOCK,
-                              0, arguments);
+    const int wide = tensor_is_wide(out) && operand_is_wide(&arguments.x) && operand_is_wide(&arguments.by_y);
+    return mmebm__cuda_launch(device, "activation", wide ? activation_kernel<LANES> : activation_kernel<1>,
+                              row_grid(row_count(out) / (wide ? (int)LANES : 1), call->rows), CUDA_BLOCK, 0, arguments);
 }
 
 static mmebm_status activation_forward(const mmebm_device *device, const cuda_layer_call *call)
@@ -299,44 +309,48 @@ struct pool_call {
     int32_t source_height, source_width;
 };
 
-static __global__ void pool_kernel(const __grid_constant__ pool_call call)
+template <int V> static __global__ void pool_kernel(const __grid_constant__ pool_call call)
 {
     begin_kernel();
     const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels / V)
     {
-        const element place = element_of(call.out, i);
-        float sum = 0.0f;
+        const element place = element_of(call.out, i * V);
+        float sum[V] = {};
         for (int32_t a = 0; a < call.kernel[0]; ++a)
             for (int32_t b = 0; b < call.kernel[1]; ++b) {
                 const element from = {place.y * call.stride[0] - call.padding[0] + a,
                                       place.x * call.stride[1] - call.padding[1] + b, place.c};
                 if (from.y >= 0 && from.y < call.source_height && from.x >= 0 && from.x < call.source_width)
-                    sum += read(call.source, row, from);
+                    add_operand<V>(call.source, row, from, sum);
             }
-        store_value(call.out, element_at(call.out, row, place), share * sum);
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[k] *= share;
+        store_values<V>(call.out, element_at(call.out, row, place), sum);
     }
 }
 
 /* Every input pixel collects from the windows that hold it. */
-static __global__ void pool_backward_kernel(const __grid_constant__ pool_call call)
+template <int V> static __global__ void pool_backward_kernel(const __grid_constant__ pool_call call)
 {
     begin_kernel();
     const float share = 1.0f / (float)(call.kernel[0] * call.kernel[1]);
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels)
+    FOR_EACH_IN_ROW(i, call.out.height * call.out.width * call.out.channels / V)
     {
-        const element place = element_of(call.out, i);
-        float sum = 0.0f;
+        const element place = element_of(call.out, i * V);
+        float sum[V] = {};
         for (int32_t a = 0; a < call.kernel[0]; ++a)
             for (int32_t b = 0; b < call.kernel[1]; ++b) {
                 const int32_t y = place.y + call.padding[0] - a, x = place.x + call.padding[1] - b;
                 if (y < 0 || x < 0 || y % call.stride[0] || x % call.stride[1]) continue;
                 const element from = {y / call.stride[0], x / call.stride[1], place.c};
-                if (from.y < call.source_height && from.x < call.source_width) sum += read(call.source, row, from);
+                if (from.y < call.source_height && from.x < call.source_width) add_operand<V>(call.source, row, from, sum);
             }
-        store_value(call.out, element_at(call.out, row, place), share * sum);
+#pragma unroll
+        for (int k = 0; k < V; ++k) sum[k] *= share;
+        store_values<V>(call.out, element_at(call.out, row, place), sum);
     }
 }
 
@@ -357,18 +371,25 @@ static pool_call pool_arguments(const cuda_layer_call *call, const cuda_operand 
     return arguments;
 }
 
+static mmebm_status run_pool(const mmebm_device *device, const pool_call *call, int backward)
+{
+    const int wide = tensor_is_wide(&call->out) && operand_is_wide(&call->source);
+    const dim3 grid = row_grid(row_count(&call->out) / (wide ? (int)LANES : 1), call->rows);
+    void (*const kernel)(pool_call) = backward ? (wide ? pool_backward_kernel<LANES> : pool_backward_kernel<1>)
+                                               : (wide ? pool_kernel<LANES> : pool_kernel<1>);
+    return mmebm__cuda_launch(device, "avg_pool", kernel, grid, CUDA_BLOCK, 0, *call);
+}
+
 static mmebm_status pool_forward(const mmebm_device *device, const cuda_layer_call *call)
 {
     const pool_call arguments = pool_arguments(call, &call->x, &call->x.tensor, &call->y);
-    return mmebm__cuda_launch(device, "avg_pool", pool_kernel, row_grid(row_count(&call->y), call->rows), CUDA_BLOCK, 0,
-                              arguments);
+    return run_pool(device, &arguments, 0);
 }
 
 static mmebm_status pool_backward(const mmebm_device *device, const cuda_layer_call *call)
 {
     const pool_call arguments = pool_arguments(call, &call->by_y, &call->y, &call->by_x);
-    return mmebm__cuda_launch(device, "gradient of avg_pool", pool_backward_kernel,
-                              row_grid(row_count(&call->by_x), call->rows), CUDA_BLOCK, 0, arguments);
+    return run_pool(device, &arguments, 1);
 }
 
 enum { POOL_SLICES = 16 /* of the pixels, added in order */ };
