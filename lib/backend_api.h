@@ -189,6 +189,8 @@ typedef struct mmebm_mala_adapt {
     float steps, rate, target, min, max;
 } mmebm_mala_adapt;
 
+enum { MMEBM_BRANCHES = 3 };
+
 /* The table. struct_size and abi are read before any other field. All entries are required but those marked
  * optional, which may be NULL. */
 typedef struct mmebm_backend_ops {
@@ -248,6 +250,13 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*adam)(mmebm_device *device, const mmebm_adam_step *step);
     mmebm_status (*spectral_update)(mmebm_device *device, const mmebm_spectral *spectral);
     mmebm_status (*spectral_gradient)(mmebm_device *device, const mmebm_spectral *spectral);
+
+    /* Optional, all or none: calls that do not wait for each other. After branch_fork, which follows all that was queued,
+     * calls go to branch 0, or to branch k < MMEBM_BRANCHES after branch_enter; after branch_join they follow all
+     * branches. No nesting. Branches write different memory, and none reads what another writes. */
+    mmebm_status (*branch_fork)(mmebm_device *device, uint32_t branches);
+    void (*branch_enter)(mmebm_device *device, uint32_t branch);
+    mmebm_status (*branch_join)(mmebm_device *device);
 
     /* Optional, all or none: record the calls between begin and end, which are not carried out, and replay them all at
      * once. create makes an empty one; end puts the record into it, in place of an earlier one, or fails and leaves it

@@ -18,6 +18,9 @@
 
 typedef float *const *buffer_list;
 
+/* Branches of the draws. */
+enum { CHAIN_X, CHAIN_Z };
+
 static int64_t chains_of(const mmebm_trainer *t)
 {
     return (int64_t)t->experts * t->options.batch;
@@ -68,7 +71,7 @@ static mmebm_status draw_revised(mmebm_trainer *t)
         .plan = &t->energy_plan,
         .input_count = t->model->options.n_modalities,
         .key = t->key,
-        .energy = t->row_value,
+        .energy = t->row_value[CHAIN_X],
         .recorded = 1,
     };
     for (uint32_t i = 0; i < chain.input_count; ++i) {
@@ -79,13 +82,13 @@ static mmebm_status draw_revised(mmebm_trainer *t)
     }
     const mmebm_chain_rule rule = rule_of(&t->options.langevin_x, 1);
     MMEBM_TRY(mmebm__chain_run(&chain, &rule, batch, batch, NULL, NULL));
-    MMEBM_TRY(ops->fill(device, batch, t->row_value, 0.0f));
+    MMEBM_TRY(ops->fill(device, batch, t->row_value[CHAIN_X], 0.0f));
     for (uint32_t i = 0; i < chain.input_count; ++i) {
         MMEBM_TRY(ops->row_distance(device, batch, t->model->modality_count[i], t->revised[i], t->generated[i],
                                     t->row_other));
-        MMEBM_TRY(ops->combine(device, batch, t->row_value, 1.0f, t->row_other, 1.0f));
+        MMEBM_TRY(ops->combine(device, batch, t->row_value[CHAIN_X], 1.0f, t->row_other, 1.0f));
     }
-    return mean_of_rows(t, batch, t->row_value, 1, MMEBM_DIAGNOSTIC_DISPLACEMENT);
+    return mean_of_rows(t, batch, t->row_value[CHAIN_X], 1, MMEBM_DIAGNOSTIC_DISPLACEMENT);
 }
 
 /* All encoders forward: mean, raw. */
@@ -170,8 +173,8 @@ static mmebm_status draw_latents(mmebm_trainer *t)
     const mmebm_chain_rule rule = rule_of(&t->options.langevin_z, t->experts);
     MMEBM_TRY(mmebm__chain_run(&chain, &rule, chains, batch, NULL, NULL));
     MMEBM_TRY(adapt_step_size(t));
-    MMEBM_TRY(ops->row_distance(t->context->device, chains, size, t->latent, NULL, t->row_value));
-    return mean_of_rows(t, chains, t->row_value, 0, MMEBM_DIAGNOSTIC_LATENT_NORM);
+    MMEBM_TRY(ops->row_distance(t->context->device, chains, size, t->latent, NULL, t->row_value[CHAIN_Z]));
+    return mean_of_rows(t, chains, t->row_value[CHAIN_Z], 0, MMEBM_DIAGNOSTIC_LATENT_NORM);
 }
 
 /* ---- gradients */
@@ -183,7 +186,7 @@ static mmebm_status likelihood_gradient(mmebm_trainer *t, float *z, buffer_list 
     mmebm_plan_input inputs[MMEBM_CHAIN_MAX_INPUTS] = {{z, rows}};
     for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
         inputs[i + 1] = (mmebm_plan_input){x[i], t->options.batch};
-    float *outputs[2] = {NULL, t->row_value};
+    float *outputs[2] = {NULL, t->row_value[MMEBM_PART_GENERATOR]};
     const mmebm_plan_seed seeds[2] = {{NULL, 0.0f}, {NULL, weight / (float)rows}};
     const mmebm_plan_run run = {
         .rows = rows,
@@ -193,7 +196,7 @@ static mmebm_status likelihood_gradient(mmebm_trainer *t, float *z, buffer_list 
         .weight_gradient = t->optimisers[MMEBM_PART_GENERATOR].gradient,
     };
     MMEBM_TRY(mmebm__plan_run(t->context, &t->posterior_plan, &run));
-    return mean_of_rows(t, rows, t->row_value, 1, diagnostic);
+    return mean_of_rows(t, rows, t->row_value[MMEBM_PART_GENERATOR], 1, diagnostic);
 }
 
 static mmebm_status generator_gradient(mmebm_trainer *t)
@@ -229,7 +232,7 @@ static mmebm_status inference_term(mmebm_trainer *t, const float *z, int64_t row
         .raw = (const float *const *)t->raw,
         .mean_gradient = t->mean_gradient,
         .raw_gradient = t->raw_gradient,
-        .log_density = t->row_value,
+        .log_density = t->row_value[MMEBM_PART_INFERENCE],
         .gradient_scale = -weight / (float)rows,
         .floor = model->posterior_floor,
         .experts = model->n_modalities,
@@ -244,7 +247,7 @@ static mmebm_status inference_term(mmebm_trainer *t, const float *z, int64_t row
         .weight_gradient = t->optimisers[MMEBM_PART_INFERENCE].gradient,
     };
     MMEBM_TRY(mmebm__plan_run(t->context, &t->inference_plan, &run));
-    return mean_of_rows(t, rows, t->row_value, 1, diagnostic);
+    return mean_of_rows(t, rows, t->row_value[MMEBM_PART_INFERENCE], 1, diagnostic);
 }
 
 /* mean and raw still hold q(. | data) from draw_latents. */
@@ -267,18 +270,18 @@ static mmebm_status energy_term(mmebm_trainer *t, buffer_list x, float sign, uin
     mmebm_plan_input inputs[MMEBM_MAX_MODALITIES];
     for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
         inputs[i] = (mmebm_plan_input){x[i], batch};
-    float *outputs[1] = {t->row_value};
+    float *outputs[1] = {t->row_value[MMEBM_PART_ENERGY]};
     mmebm_plan_run run = {.rows = batch, .inputs = inputs, .outputs = outputs};
     MMEBM_TRY(mmebm__plan_run(t->context, &t->energy_plan, &run));
     MMEBM_TRY(ops->fill(t->context->device, batch, t->row_other, sign * share));
-    MMEBM_TRY(ops->combine(t->context->device, batch, t->row_other, 1.0f, t->row_value, 2.0f * penalty * share));
+    MMEBM_TRY(ops->combine(t->context->device, batch, t->row_other, 1.0f, t->row_value[MMEBM_PART_ENERGY], 2.0f * penalty * share));
     const mmebm_plan_seed seeds[1] = {{t->row_other, 1.0f}};
     run.outputs = NULL;
     run.seeds = seeds;
     run.weight_gradient = t->optimisers[MMEBM_PART_ENERGY].gradient;
     MMEBM_TRY(mmebm__plan_run(t->context, &t->energy_plan, &run));
-    MMEBM_TRY(mean_of_rows(t, batch, t->row_value, 1, mean));
-    return mean_of_rows(t, batch, t->row_value, 2, square);
+    MMEBM_TRY(mean_of_rows(t, batch, t->row_value[MMEBM_PART_ENERGY], 1, mean));
+    return mean_of_rows(t, batch, t->row_value[MMEBM_PART_ENERGY], 2, square);
 }
 
 static mmebm_status energy_gradient(mmebm_trainer *t)
@@ -298,26 +301,69 @@ static mmebm_status energy_gradient(mmebm_trainer *t)
 
 /* ---- the step */
 
+/* Work that does not wait for other work: side by side where the backend has branches. */
+typedef mmebm_status (*branch_work)(mmebm_trainer *t);
+
+static mmebm_status run_branches(mmebm_trainer *t, const branch_work *work, uint32_t count)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    mmebm_status status = MMEBM_OK;
+    if (ops->branch_fork) MMEBM_TRY(ops->branch_fork(t->context->device, count));
+    for (uint32_t k = 0; k < count && status == MMEBM_OK; ++k) {
+        if (ops->branch_enter) ops->branch_enter(t->context->device, k);
+        status = work[k](t);
+    }
+    if (!ops->branch_join) return status;
+    char sentence[MMEBM_ERROR_SIZE];
+    memcpy(sentence, t->context->error, sizeof sentence);
+    const mmebm_status joined = ops->branch_join(t->context->device);
+    if (status == MMEBM_OK) return joined;
+    memcpy(t->context->error, sentence, sizeof sentence); /* the first failure */
+    return status;
+}
+
+static mmebm_status update(mmebm_trainer *t, uint32_t part, branch_work gradient, int64_t rows, uint32_t norm)
+{
+    MMEBM_TRY(mmebm__optimiser_begin(&t->optimisers[part]));
+    MMEBM_TRY(gradient(t));
+    return mmebm__optimiser_step(&t->optimisers[part], t->control + 3 * part, t->control + 3 * MMEBM_PART_COUNT, rows,
+                                 t->results + norm);
+}
+
+static mmebm_status update_energy(mmebm_trainer *t)
+{
+    return update(t, MMEBM_PART_ENERGY, energy_gradient, 2 * (int64_t)t->options.batch,
+                  MMEBM_DIAGNOSTIC_GRADIENT_NORM_ENERGY);
+}
+
+static mmebm_status update_generator(mmebm_trainer *t)
+{
+    return update(t, MMEBM_PART_GENERATOR, generator_gradient, chains_of(t) + t->options.batch,
+                  MMEBM_DIAGNOSTIC_GRADIENT_NORM_GENERATOR);
+}
+
+static mmebm_status update_inference(mmebm_trainer *t)
+{
+    return update(t, MMEBM_PART_INFERENCE, inference_gradient, 2 * (int64_t)t->options.batch,
+                  MMEBM_DIAGNOSTIC_GRADIENT_NORM_INFERENCE);
+}
+
+static mmebm_status draw_tuples(mmebm_trainer *t)
+{
+    MMEBM_TRY(draw_prior(t));
+    return draw_revised(t);
+}
+
 /* Everything that happens on the device; the device memory that it reads was uploaded before, so that a backend may
  * record it. */
 static mmebm_status device_step(mmebm_trainer *t)
 {
-    MMEBM_TRY(draw_prior(t));
-    MMEBM_TRY(draw_revised(t));
-    MMEBM_TRY(draw_latents(t));
-    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
-        MMEBM_TRY(mmebm__optimiser_begin(&t->optimisers[p]));
-    MMEBM_TRY(generator_gradient(t));
-    MMEBM_TRY(inference_gradient(t));
-    MMEBM_TRY(energy_gradient(t));
-    const int64_t batch = t->options.batch;
-    const int64_t rows[MMEBM_PART_COUNT] = {2 * batch, chains_of(t) + batch, 2 * batch};
-    const uint32_t norms[MMEBM_PART_COUNT] = {MMEBM_DIAGNOSTIC_GRADIENT_NORM_ENERGY,
-                                              MMEBM_DIAGNOSTIC_GRADIENT_NORM_GENERATOR,
-                                              MMEBM_DIAGNOSTIC_GRADIENT_NORM_INFERENCE};
-    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
-        MMEBM_TRY(mmebm__optimiser_step(&t->optimisers[p], t->control + 3 * p, t->control + 3 * MMEBM_PART_COUNT,
-                                        rows[p], t->results + norms[p]));
+    static const branch_work draws[] = {[CHAIN_X] = draw_tuples, [CHAIN_Z] = draw_latents};
+    static const branch_work updates[MMEBM_PART_COUNT] = {[MMEBM_PART_ENERGY] = update_energy,
+                                                          [MMEBM_PART_GENERATOR] = update_generator,
+                                                          [MMEBM_PART_INFERENCE] = update_inference};
+    MMEBM_TRY(run_branches(t, draws, sizeof draws / sizeof draws[0]));
+    MMEBM_TRY(run_branches(t, updates, MMEBM_PART_COUNT));
     return t->context->ops->copy(t->context->device, t->results + MMEBM_DIAGNOSTIC_STEP_SIZE_Z, t->scales + 2,
                                  sizeof(float));
 }

@@ -99,7 +99,8 @@ struct mmebm_trainer {
     float *mean[MMEBM_MAX_MODALITIES], *raw[MMEBM_MAX_MODALITIES];
     float *mean_gradient[MMEBM_MAX_MODALITIES], *raw_gradient[MMEBM_MAX_MODALITIES];
     float *prior, *latent, *gradient_z, *proposal, *proposal_gradient;
-    float *row_value, *row_other, *energy_z, *proposal_energy, *accepted; /* [experts * batch] */
+    /* [experts * batch]; row_value: one for each branch of a step */
+    float *row_value[MMEBM_BRANCHES], *row_other, *energy_z, *proposal_energy, *accepted;
     float *scales;   /* l, n of x; l, n of z (the latter adapted under MALA: checkpointed) */
     float *control;  /* rate and bias corrections of each network, weight of the average */
     float *results;  /* MMEBM_DIAGNOSTIC_DEVICE_COUNT numbers */

@@ -14,7 +14,7 @@ typedef struct buffer_row {
     float **buffer;
     size_t count;
 } buffer_row;
-enum { MAX_BUFFERS = 9 * MMEBM_MAX_MODALITIES + 20 };
+enum { MAX_BUFFERS = 9 * MMEBM_MAX_MODALITIES + 24 };
 
 static uint32_t list_data_buffers(mmebm_trainer *t, buffer_row *rows)
 {
@@ -38,7 +38,8 @@ static uint32_t list_buffers(mmebm_trainer *t, buffer_row rows[MAX_BUFFERS])
     const size_t batch = t->options.batch, size = t->model->options.latent_size, chains = batch * t->experts;
     uint32_t n = list_data_buffers(t, rows);
     float **const latents[] = {&t->latent, &t->gradient_z, &t->proposal, &t->proposal_gradient};
-    float **const values[] = {&t->row_value, &t->row_other, &t->energy_z, &t->proposal_energy, &t->accepted};
+    float **const values[] = {&t->row_value[0], &t->row_value[1],      &t->row_value[2], &t->row_other,
+                              &t->energy_z,     &t->proposal_energy, &t->accepted};
     rows[n++] = (buffer_row){&t->prior, batch * size};
     for (size_t k = 0; k < sizeof latents / sizeof *latents; ++k)
         rows[n++] = (buffer_row){latents[k], chains * size};

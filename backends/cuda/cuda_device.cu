@@ -61,9 +61,9 @@ static mmebm_status find_device(const mmebm_host *host, int ordinal, cudaDeviceP
 
 static mmebm_status open_lanes(mmebm_device *device)
 {
-    for (int lane = 0; lane < CUDA_LANES; ++lane) {
-        cuda_lane *opened = &device->lanes[lane];
-        if (lane)
+    for (int number = 0; number < MMEBM_BRANCHES * CUDA_LANES; ++number) {
+        cuda_lane *opened = &device->lanes[0][0] + number;
+        if (number)
             CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking),
                                        "cudaStreamCreate"));
         CUDA_TRY(mmebm__cuda_check(device, cudaEventCreateWithFlags(&opened->reached, cudaEventDisableTiming),
@@ -74,10 +74,11 @@ static mmebm_status open_lanes(mmebm_device *device)
 
 static void close_lanes(mmebm_device *device)
 {
-    for (cuda_lane &lane : device->lanes) {
-        if (lane.stream) cudaStreamDestroy(lane.stream);
-        if (lane.reached) cudaEventDestroy(lane.reached);
-    }
+    for (auto &branch : device->lanes)
+        for (cuda_lane &lane : branch) {
+            if (lane.stream) cudaStreamDestroy(lane.stream);
+            if (lane.reached) cudaEventDestroy(lane.reached);
+        }
 }
 
 static mmebm_status check_callers_stream(const mmebm_device *device)
@@ -100,7 +101,7 @@ static mmebm_status open_stream(mmebm_device *device)
     }
     CUDA_TRY(mmebm__cuda_staging_open(device));
     void *partials;
-    CUDA_TRY(mmebm__cuda_allocate(device, CUDA_PARTIALS * sizeof(double), &partials));
+    CUDA_TRY(mmebm__cuda_allocate(device, MMEBM_BRANCHES * CUDA_PARTIALS * sizeof(double), &partials));
     device->partials = static_cast<double *>(partials);
     return open_lanes(device);
 }

@@ -31,7 +31,7 @@ enum {
 };
 
 struct cuda_lane {
-    cudaStream_t stream; /* NULL for lane 0, which is the device's stream */
+    cudaStream_t stream; /* NULL for lane 0 of branch 0, which is the device's stream */
     cudaEvent_t reached;
 };
 
@@ -41,12 +41,14 @@ struct mmebm_device {
     int processors;     /* multiprocessors */
     int launches_early;      /* sm_90 and newer: cuda_launch.h */
     mutable int after_event; /* the next kernel follows an event, so it must not launch early */
-    cuda_lane lanes[CUDA_LANES];
+    cuda_lane lanes[MMEBM_BRANCHES][CUDA_LANES];
+    uint32_t branch, branches; /* that calls go to; that are open, 0 without a fork: cuda_lanes.h */
+    cudaStream_t trunk;        /* of branch 0, while there are branches */
     cudaStream_t stream;  /* where work is queued now: own while a sequence is recorded, else as below */
     cudaStream_t own;     /* made with the device */
     cudaStream_t callers; /* the caller's, which is used instead; NULL = none */
     struct cuda_staging *staging; /* cuda_transfer.cu */
-    double *partials; /* CUDA_PARTIALS */
+    double *partials; /* CUDA_PARTIALS for each branch */
     char description[160];
 };
 
@@ -95,6 +97,9 @@ mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *
 mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_synchronize(mmebm_device *device);
+mmebm_status mmebm__cuda_branch_fork(mmebm_device *device, uint32_t branches);
+void mmebm__cuda_branch_enter(mmebm_device *device, uint32_t branch);
+mmebm_status mmebm__cuda_branch_join(mmebm_device *device);
 mmebm_status mmebm__cuda_sequence_create(mmebm_device *device, mmebm_sequence **sequence);
 mmebm_status mmebm__cuda_sequence_begin(mmebm_device *device);
 mmebm_status mmebm__cuda_sequence_end(mmebm_device *device, mmebm_sequence *sequence);

@@ -10,7 +10,7 @@ static const mmebm_device *lane_device(const cuda_fork *fork, int32_t lane)
 static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earlier)
 {
     const mmebm_device *device = fork->device, *waiting = lane_device(fork, later);
-    const cudaEvent_t reached = device->lanes[earlier].reached;
+    const cudaEvent_t reached = device->lanes[device->branch][earlier].reached;
     CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, lane_device(fork, earlier)->stream), "cudaEventRecord"));
     waiting->after_event = 1;
     return mmebm__cuda_check(device, cudaStreamWaitEvent(waiting->stream, reached, 0), "cudaStreamWaitEvent");
@@ -29,7 +29,7 @@ mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane)
     if (fork->open >> lane & 1) return MMEBM_OK;
     fork->open |= 1u << lane;
     fork->side[lane - 1] = *fork->device;
-    fork->side[lane - 1].stream = fork->device->lanes[lane].stream;
+    fork->side[lane - 1].stream = fork->device->lanes[fork->device->branch][lane].stream;
     return wait_for(fork, lane, 0);
 }
 
@@ -39,6 +39,44 @@ mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
         if (lane != fork->now && (lanes & fork->open) >> lane & 1) CUDA_TRY(wait_for(fork, fork->now, lane));
     return MMEBM_OK;
 }
+
+/* ---- branches of the core's calls */
+
+static mmebm_status follow(const mmebm_device *device, cudaStream_t later, cudaStream_t earlier, cudaEvent_t reached)
+{
+    CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, earlier), "cudaEventRecord"));
+    return mmebm__cuda_check(device, cudaStreamWaitEvent(later, reached, 0), "cudaStreamWaitEvent");
+}
+
+mmebm_status mmebm__cuda_branch_fork(mmebm_device *device, uint32_t branches)
+{
+    const cuda_scope scope(device);
+    device->trunk = device->stream;
+    device->branches = branches;
+    for (uint32_t k = 1; k < branches; ++k)
+        CUDA_TRY(follow(device, device->lanes[k][0].stream, device->trunk, device->lanes[0][0].reached));
+    return MMEBM_OK;
+}
+
+void mmebm__cuda_branch_enter(mmebm_device *device, uint32_t branch)
+{
+    device->branch = branch;
+    device->stream = branch ? device->lanes[branch][0].stream : device->trunk;
+    device->after_event = 1;
+}
+
+mmebm_status mmebm__cuda_branch_join(mmebm_device *device)
+{
+    const cuda_scope scope(device);
+    const uint32_t branches = device->branches;
+    mmebm__cuda_branch_enter(device, 0);
+    device->branches = 0;
+    for (uint32_t k = 1; k < branches; ++k)
+        CUDA_TRY(follow(device, device->trunk, device->lanes[k][0].stream, device->lanes[k][0].reached));
+    return MMEBM_OK;
+}
+
+/* ---- lanes of a plan */
 
 mmebm_status mmebm__cuda_fork_join(cuda_fork *fork)
 {

@@ -147,15 +147,21 @@ static int partial_blocks(int64_t count)
     return (int)(wanted < most ? wanted : most);
 }
 
+/* Branches must not share them. */
+static double *partials_of(const mmebm_device *device)
+{
+    return device->partials + device->branch * CUDA_PARTIALS;
+}
+
 /* To *out (scaled) or, if that is NULL, to the last place of the device's partial sums. */
 static mmebm_status sum_all(mmebm_device *device, int64_t count, const float *values, const float *others,
                             uint32_t power, float scale, float *out)
 {
     const int blocks = partial_blocks(count);
     CUDA_TRY(mmebm__cuda_launch(device, "reduce", partial_sum_kernel, blocks, CUDA_BLOCK, 0, count, values, others,
-                                power, device->partials));
-    return mmebm__cuda_launch(device, "reduce", total_kernel, 1, CUDA_BLOCK, 0, blocks, device->partials, scale, out,
-                              out ? NULL : device->partials + CUDA_PARTIALS - 1);
+                                power, partials_of(device)));
+    return mmebm__cuda_launch(device, "reduce", total_kernel, 1, CUDA_BLOCK, 0, blocks, partials_of(device), scale, out,
+                              out ? NULL : partials_of(device) + CUDA_PARTIALS - 1);
 }
 
 mmebm_status mmebm__cuda_reduce(mmebm_device *device, int64_t count, const float *values, uint32_t power, float scale,
@@ -246,5 +252,5 @@ mmebm_status mmebm__cuda_spectral_gradient(mmebm_device *device, const mmebm_spe
     CUDA_TRY(sum_all(device, count, spectral->gradient, spectral->normalised, SUM_DOT, 1.0f, NULL));
     return mmebm__cuda_launch(device, "spectral_gradient", spectral_gradient_kernel,
                               mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, *spectral,
-                              device->partials + CUDA_PARTIALS - 1);
+                              partials_of(device) + CUDA_PARTIALS - 1);
 }
