@@ -54,13 +54,18 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
                 for (int j = 0; j < TILE; ++j) sums[i][j] += sums[(i & ~3) + w][j];
         const int32_t m = m0 + i, q = windows ? m / 4 : m;
         if (m >= plan.pixels) continue;
+        float bias[TILE];
         if (plan.wide && n0 < product.out_channels) {
-            finish<LANES>(product, q, n0, sums[i], NULL);
+            load_bias<LANES>(product, n0, bias);
+            finish<LANES>(product, q, n0, sums[i], bias, NULL);
             continue;
         }
 #pragma unroll
         for (int j = 0; j < TILE; ++j)
-            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j], NULL);
+            if (n0 + j < product.out_channels) {
+                load_bias<1>(product, n0 + j, &bias[j]);
+                finish<1>(product, q, n0 + j, &sums[i][j], &bias[j], NULL);
+            }
     }
 }
 

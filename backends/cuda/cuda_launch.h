@@ -24,6 +24,7 @@ template <typename... P, typename... A>
 static mmebm_status mmebm__cuda_launch(const mmebm_device *device, const char *what, void (*kernel)(P...), dim3 grid,
                                        dim3 block, size_t shared, const A &...arguments)
 {
+    if (!grid.x || !grid.y || !grid.z) return MMEBM_OK; /* nothing to do */
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
