@@ -21,8 +21,9 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEER = ["/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable,
-        os.path.join(HERE, "peer_torch.py")]
+# Debian's python3-torch belongs to Debian's Python.
+PEER_PYTHON = "/usr/bin/python3" if os.path.exists("/usr/lib/python3/dist-packages/torch") else sys.executable
+PEER = [PEER_PYTHON, os.path.join(HERE, "peer_torch.py")]
 # Plain PyTorch falls back to AVX2 kernels and returns every large tensor's memory to the system; this is the fair peer.
 PEER_ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx512", "MALLOC_MMAP_THRESHOLD_": "4294967296",
                     "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
@@ -65,7 +66,7 @@ class Comparison:
     def __init__(self, args):
         self.args, self.measured = args, []
         self.program = os.path.join(args.build, "bench", "mmebm-bench")
-        modules = os.path.join(os.path.abspath(args.build), "backends", "cpu")
+        modules = os.path.join(os.path.abspath(args.build), "backends", args.backend)
         self.environment = {} if "MMEBM_BACKEND_DIR" in os.environ else {"MMEBM_BACKEND_DIR": modules}
 
     def both(self, chain, precision, busy):
@@ -76,7 +77,8 @@ class Comparison:
         pair = []
         with busy_process(busy):
             pair.append(run([self.program, "--backend", self.args.backend] + common + steps, self.environment))
-            pair.append(run(PEER + common + steps, PEER_ENVIRONMENT))
+            device = ["--device", "cuda"] if self.args.backend == "cuda" else []
+            pair.append(run(PEER + device + common + steps, PEER_ENVIRONMENT))
         for line in pair:
             if line:
                 line["busy"] = int(busy)

@@ -71,6 +71,7 @@ static uint32_t precision_number(const char *name)
 {
     return !strcmp(name, "bf16") ? MMEBM_PRECISION_BF16
            : !strcmp(name, "f32") ? MMEBM_PRECISION_F32
+           : !strcmp(name, "tf32") ? MMEBM_PRECISION_TF32
                                   : MMEBM_PRECISION_AUTO;
 }
 
@@ -324,8 +325,8 @@ static void close_bench(bench *b)
 
 static void usage(void)
 {
-    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save] [--backend cpu|reference|auto]\n"
-          "                   [--precision f32|bf16|auto] [--threads N] [--batch N] [--steps N] [--seconds S]\n"
+    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save] [--backend cpu|cuda|reference|auto]\n"
+          "                   [--precision f32|tf32|bf16|auto] [--threads N] [--batch N] [--steps N] [--seconds S]\n"
           "                   [--nef N] [--stem N] [--nf N] [--latent N] [--model FILE]\n"
           "save writes the model to FILE; start loads it, draws one batch and ends.\n", stderr);
     exit(2);

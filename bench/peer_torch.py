@@ -4,6 +4,10 @@
 environment that makes PyTorch fast on a CPU (bench/README.md).
 
     peer_torch.py --chain langevin_x --precision bf16 --threads 2 --batch 64
+    peer_torch.py --device cuda --chain langevin_z --precision bf16 --batch 256 --steps 30
+
+On a GPU a whole chain is one CUDA graph of networks compiled by torch.compile: the fastest that PyTorch offers. The
+training step is for CPUs only.
 """
 import argparse
 import json
@@ -92,17 +96,18 @@ class Decoder(nn.Module):
 class Bench:
     def __init__(self, args):
         self.args = args
-        last = torch.channels_last
-        self.energy = Energy(args.nef, args.stem).to(memory_format=last)
-        self.decoders = nn.ModuleList(Decoder(args.nf, args.latent) for _ in range(MODALITIES)).to(memory_format=last)
-        self.xs = [torch.rand(args.batch, CHANNELS, IMAGE, IMAGE).to(memory_format=last) for _ in range(MODALITIES)]
+        place = dict(device=args.device, memory_format=torch.channels_last)
+        self.energy = Energy(args.nef, args.stem).to(**place)
+        self.decoders = nn.ModuleList(Decoder(args.nf, args.latent) for _ in range(MODALITIES)).to(**place)
+        self.xs = [torch.rand(args.batch, CHANNELS, IMAGE, IMAGE).to(**place) for _ in range(MODALITIES)]
+        self.z = torch.randn(MODALITIES * args.batch, args.latent, device=args.device)
         for parameter in [*self.energy.parameters(), *self.decoders.parameters()]:
             parameter.requires_grad_(False)
         if args.chain == "step":
             self.prepare_step()
 
     def networks(self):
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.args.precision == "bf16")
+        return torch.autocast(self.args.device, torch.bfloat16, enabled=self.args.precision == "bf16")
 
     def langevin_x(self, xs, steps, l=0.1, n=0.001, clamp=0.0):
         for _ in range(steps):
@@ -212,36 +217,73 @@ class Bench:
         if a.chain == "langevin_x":
             self.langevin_x(self.xs, a.steps)
         elif a.chain == "langevin_z":
-            self.langevin_z(torch.randn(MODALITIES * a.batch, a.latent), a.steps)
+            self.langevin_z(self.z, a.steps)
         elif a.chain == "noise":
             self.noise()
         else:
             self.train_step()
 
+    def graph(self):
+        """The call as a CUDA graph of compiled networks."""
+        self.energy = torch.compile(self.energy)
+        self.decoders = nn.ModuleList(torch.compile(decoder) for decoder in self.decoders)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.call()
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--chain", choices=["langevin_x", "langevin_z", "step", "noise"], default="langevin_x")
-    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
-    for name, value in dict(threads=2, batch=64, steps=5, nef=128, stem=16, nf=64, latent=32, k_x=30, k_z=20).items():
-        parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(args.threads)
-    bench = Bench(args)
+        def replay():
+            graph.replay()
+            torch.cuda.synchronize()
+        return replay
+
+
+def measure(call, args):
+    """Milliseconds of a step, one for each round."""
     steps = 1 if args.chain == "step" else args.steps
-    bench.call()
+    call()
     times, begin = [], time.monotonic()
     while not times or time.monotonic() - begin < args.seconds:
         start = time.monotonic()
-        bench.call()
+        call()
         times.append((time.monotonic() - start) * 1e3 / steps)
+    return times
+
+
+def peak_bytes(args):
+    if args.device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--chain", choices=["langevin_x", "langevin_z", "step", "noise"], default="langevin_x")
+    parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32")
+    for name, value in dict(threads=2, batch=64, steps=5, nef=128, stem=16, nf=64, latent=32, k_x=30, k_z=20).items():
+        parser.add_argument("--" + name, type=int, default=value)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    return parser.parse_args()
+
+
+def main():
+    args = read_arguments()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision != "f32"
+    bench = Bench(args)
+    times = measure(bench.graph() if args.device == "cuda" else bench.call, args)
     print(json.dumps(dict(
         chain=args.chain, backend="torch", device="torch " + torch.__version__, precision=args.precision,
         threads=args.threads, batch=args.batch, ms=round(statistics.median(times), 4), ms_min=round(min(times), 4),
-        ms_max=round(max(times), 4), rounds=len(times),
-        process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
+        ms_max=round(max(times), 4), rounds=len(times), process_bytes=peak_bytes(args))))
 
 
 if __name__ == "__main__":

@@ -534,6 +534,7 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     plan->host_bytes = bytes;
     plan->capacity = spec->capacity;
     plan->type = spec->precision == MMEBM_PRECISION_BF16 ? TYPE_BF16 : TYPE_F32;
+    plan->tf32 = spec->precision == MMEBM_PRECISION_TF32;
     plan->nodes = reinterpret_cast<cuda_node *>(block + sizeof *plan);
     plan->collected = reinterpret_cast<cuda_collected *>(plan->nodes + layers);
     plan->readers = reinterpret_cast<int32_t *>(plan->collected + layers);
@@ -546,8 +547,9 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
 static mmebm_status check_spec(const mmebm_device *device, const mmebm_plan_spec *spec)
 {
     const mmebm_host *host = &device->host;
-    if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16)
-        return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cuda: precision %u, it offers f32 and bf16",
+    if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16 &&
+        spec->precision != MMEBM_PRECISION_TF32)
+        return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cuda: precision %u, it offers f32, tf32 and bf16",
                           (unsigned)spec->precision);
     for (uint32_t l = 0; l < spec->graph->layer_count; ++l) {
         const int64_t count = spec->graph->layers[l].count;

@@ -62,6 +62,7 @@ struct mmebm_plan {
     char *memory; /* device */
     int64_t capacity;
     int32_t type; /* TYPE_BF16 or TYPE_F32: of values inside */
+    int32_t tf32; /* products round their factors to tf32 */
     cuda_node *nodes;
     cuda_collected *collected;
     unsigned char *wanted; /* of the current run */

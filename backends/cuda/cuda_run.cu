@@ -115,7 +115,7 @@ static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
     product->partials = pass->plan->partials[pass->fork->now];
     return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(device_of(pass), product)
-                                         : mmebm__cuda_product_f32(device_of(pass), product);
+                                         : mmebm__cuda_product_f32(device_of(pass), product, pass->plan->tf32);
 }
 
 static mmebm_status product_forward(const cuda_pass *pass, int32_t l)

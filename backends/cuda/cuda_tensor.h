@@ -100,7 +100,8 @@ struct cuda_product {
 /* Long sums over one tap (large linear layers) are made in parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels);
 mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
-mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product);
+/* tf32: factors are rounded to tf32 */
+mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product, int tf32);
 /* Whether the tensor cores can read a tensor as a source. */
 int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink);
 
