@@ -16,8 +16,10 @@
 #include "cuda_launch.h"
 
 enum {
+    THREADS = 128,
     PHASES = 4,
     PHASE_TAPS = 4,
+    LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
     STAGES = 3,
     MAX_PATCH_BYTES = 84 * 1024,
     HALF_SHARED_BYTES = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
@@ -120,17 +122,9 @@ template <conv_way WAY> static __host__ __device__ __forceinline__ int32_t weigh
     return WAY == WHOLE ? g.kernel[0] * g.kernel[1] : (int32_t)STAGES;
 }
 
-/* A block is a warpgroup of four warps, or two: eight warps at work hide each other's waiting better than four with twice
- * the sums. A group has the next MB times 64 pixels; of each 64, its warp w has 16 w .. 16 w + 15. */
-template <int BM> static __host__ __device__ constexpr int conv_threads()
-{
-    return BM == 64 ? 128 : 256;
-}
-
+/* A block is four warps; of every 64 pixels, warp w has 16 w .. 16 w + 15. */
 template <int BM, int BN, conv_way WAY> struct conv_block {
-    static constexpr int THREADS = conv_threads<BM>(), MB = BM * 2 / THREADS, NT = BN / 8;
-    static constexpr int LINES_AT_ONCE = THREADS / CHUNKS; /* a thread copies one chunk of a line */
-    static constexpr int PITCH = BN + 4;                   /* floats of a line of the turned tile */
+    static constexpr int MB = BM / 64, NT = BN / 8, PITCH = BN + 4 /* floats of a line of the turned tile */;
     const conv_plan &plan;
     const cuda_product &product;
     const cuda_geometry &g;
@@ -139,12 +133,6 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     uint32_t zeros, weight_base, source_base;
     pixel_place *places;
     pixel_place mine[MB]; /* whose lines this thread names to the matrix loads; row: first line of the image */
-
-    /* Of the warp's sixteen in pixel block i, in the tile. */
-    __device__ __forceinline__ int32_t first_pixel(int32_t i) const
-    {
-        return (warp / 4 * MB + i) * 64 + warp % 4 * 16;
-    }
 
     __device__ __forceinline__ uint32_t slice_of(const conv_step &step) const
     {
@@ -166,13 +154,12 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
                                     ((int64_t)(phase * plan.groups * PHASE_TAPS + step.number) * plan.padded + n0) *
                                         LINE_CHANNELS +
                                     column * CHUNK_CHANNELS;
-        /* lines LINES_AT_ONCE apart have the same place for a chunk */
+        /* lines 16 apart have the same place for a chunk */
         const uint32_t target = slice + chunk_place(tid / CHUNKS, column);
         from += tid / CHUNKS * LINE_CHANNELS;
 #pragma unroll
-        for (int i = 0; i < (BN + LINES_AT_ONCE - 1) / LINES_AT_ONCE; ++i)
-            if (BN % LINES_AT_ONCE == 0 || tid / CHUNKS + i * LINES_AT_ONCE < BN)
-                copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * LINES_AT_ONCE * LINE_CHANNELS, true);
+        for (int i = 0; i < BN / LINES_AT_ONCE; ++i)
+            copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * LINES_AT_ONCE * LINE_CHANNELS, true);
     }
 
     /* The patch of one of the source's phases: its lines are every other pixel of every other line of the image. */
@@ -231,60 +218,20 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         }
     }
 
-    /* Where this thread's pixels stand to the taps of a group: line of the patch at tap (0, 0), and a bit for each tap that
-     * falls into the image. */
-    struct tap_lines {
-        int32_t first[MB];
-        uint32_t inside[MB];
-    };
-
-    __device__ __forceinline__ void open_taps(const conv_step &step, tap_lines *taps) const
+    /* Address and swizzle of the line that this thread names, for pixel block i. */
+    __device__ __forceinline__ void find_line(const conv_step &step, uint32_t buffer, int i, uint32_t *line,
+                                              uint32_t *key) const
     {
+        int32_t r = i * 64 + warp * 16 + lane % 16;
+        bool inside = true;
         if constexpr (WAY != GATHER) {
-            if (halved) return;
-#pragma unroll
-            for (int i = 0; i < MB; ++i) {
-                const int32_t y = mine[i].y + step.offset[0], x = mine[i].x + step.offset[1];
-                taps->first[i] = (mine[i].row + y) * g.in[1] + x - patch_start;
-                taps->inside[i] = 0;
-                for (int32_t a = 0, tap = 0; a < g.kernel[0]; ++a)
-                    for (int32_t b = 0; b < g.kernel[1]; ++b, ++tap) {
-                        const bool inside = (uint32_t)(y + g.direction * a) < (uint32_t)g.in[0] &&
-                                            (uint32_t)(x + g.direction * b) < (uint32_t)g.in[1];
-                        taps->inside[i] |= (uint32_t)inside << tap;
-                    }
-            }
+            const int32_t y = mine[i].y + step.offset[0] + g.direction * step.a,
+                          x = mine[i].x + step.offset[1] + g.direction * step.b;
+            inside = (uint32_t)y < (uint32_t)g.in[0] && (uint32_t)x < (uint32_t)g.in[1];
+            r = (mine[i].row + (y >> halved)) * (g.in[1] >> halved) + (x >> halved) - patch_start;
         }
-    }
-
-    /* Line of the source that this thread names for pixel block i; false if it is all zeros. */
-    __device__ __forceinline__ bool find_line(const conv_step &step, const tap_lines &taps, int i, int32_t *line) const
-    {
-        if (WAY == GATHER) {
-            *line = first_pixel(i) + lane % 16;
-            return true;
-        }
-        if (!halved) {
-            *line = taps.first[i] + g.direction * (step.a * g.in[1] + step.b);
-            return taps.inside[i] >> step.tap & 1;
-        }
-        const int32_t y = mine[i].y + step.offset[0] + g.direction * step.a;
-        const int32_t x = mine[i].x + step.offset[1] + g.direction * step.b;
-        *line = (mine[i].row + (y >> 1)) * (g.in[1] >> 1) + (x >> 1) - patch_start;
-        return (uint32_t)y < (uint32_t)g.in[0] && (uint32_t)x < (uint32_t)g.in[1];
-    }
-
-    /* Where the matrix loads of this thread begin: chunk c of channels lies at place ^ (c << 4). */
-    __device__ __forceinline__ void find_places(const conv_step &step, const tap_lines &taps, uint32_t (&place)[MB]) const
-    {
-        const uint32_t buffer = buffer_of(step), second = (uint32_t)lane / 16;
-#pragma unroll
-        for (int i = 0; i < MB; ++i) {
-            int32_t line;
-            const bool inside = find_line(step, taps, i, &line);
-            place[i] = inside ? buffer + (uint32_t)line * LINE_BYTES + ((((uint32_t)line & 7u) ^ second) << 4)
-                              : zeros + (second << 4);
-        }
+        *line = inside ? buffer + (uint32_t)r * LINE_BYTES : zeros;
+        *key = inside ? (uint32_t)r & 7u : 0u;
     }
 
     /* Left factors for up to 32 channels of a step. There are two of these, so that one is loaded while the tensor cores
@@ -294,13 +241,15 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     };
 
     /* `blocks` times 16 channels from block number `first` on, two at most. */
-    __device__ __forceinline__ void load_half(half &h, const uint32_t (&place)[MB], int first, int32_t blocks) const
+    __device__ __forceinline__ void load_half(half &h, const uint32_t (&line)[MB], const uint32_t (&key)[MB], int first,
+                                              int32_t blocks) const
     {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
             if (k >= blocks) break;
 #pragma unroll
-            for (int i = 0; i < MB; ++i) load_matrices(h.left[k][i], place[i] ^ ((uint32_t)(first + k) << 5));
+            for (int i = 0; i < MB; ++i)
+                load_matrices(h.left[k][i], line[i] + (((uint32_t)(2 * (first + k) + lane / 16) ^ key[i]) << 4));
         }
     }
 
@@ -345,19 +294,26 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
 #endif
     }
 
+    __device__ __forceinline__ void find_lines(const conv_step &step, uint32_t buffer, uint32_t (&line)[MB],
+                                               uint32_t (&key)[MB]) const
+    {
+#pragma unroll
+        for (int i = 0; i < MB; ++i) find_line(step, buffer, i, &line[i], &key[i]);
+    }
+
     /* Copies for the step STAGES - 1 ahead are asked for while the products run. */
-    __device__ __forceinline__ void run_step(const conv_step &step, const tap_lines &taps, const conv_step &loading,
-                                             int32_t steps, float (&sums)[MB][NT][4]) const
+    __device__ __forceinline__ void run_step(const conv_step &step, const conv_step &loading, int32_t steps,
+                                             float (&sums)[MB][NT][4]) const
     {
         const uint32_t slice = slice_of(step);
         const int32_t depth = chunk_steps(product.source.channels, step.chunk);
-        uint32_t place[MB];
+        uint32_t line[MB], key[MB];
         half low, high;
-        find_places(step, taps, place);
-        load_half(low, place, 0, depth);
+        find_lines(step, buffer_of(step), line, key);
+        load_half(low, line, key, 0, depth);
         multiply_half(low, slice, 0, depth, sums);
         if (depth > 2) {
-            load_half(high, place, 2, depth - 2);
+            load_half(high, line, key, 2, depth - 2);
             multiply_half(high, slice, 2, depth - 2, sums);
         }
         if (loading.number < steps) load_weights(loading), load_source(loading);
@@ -368,25 +324,24 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     /* All steps, of one chunk whose factors are there: without a barrier. */
     __device__ __forceinline__ void run_whole(conv_step step, int32_t steps, float (&sums)[MB][NT][4]) const
     {
+        const uint32_t buffer = buffer_of(step);
         const int32_t depth = chunk_steps(product.source.channels, 0);
-        uint32_t place[MB];
-        tap_lines taps;
+        uint32_t line[MB], key[MB];
         half low, high;
-        open_taps(step, &taps);
 #pragma unroll 1
         while (step.number < steps) {
-            find_places(step, taps, place);
+            find_lines(step, buffer, line, key);
             wait_products<1>();
-            load_half(low, place, 0, depth);
+            load_half(low, line, key, 0, depth);
             multiply_half(low, slice_of(step), 0, depth, sums);
             if (depth <= 2) { /* a tap needs one half: the next one takes the other */
                 next_step(plan, phase, &step);
                 if (step.number >= steps) break;
-                find_places(step, taps, place);
+                find_lines(step, buffer, line, key);
             }
             const int32_t first = depth > 2 ? 2 : 0;
             wait_products<1>();
-            load_half(high, place, first, depth - first);
+            load_half(high, line, key, first, depth - first);
             multiply_half(high, slice_of(step), first, depth - first, sums);
             next_step(plan, phase, &step);
         }
@@ -416,7 +371,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     __device__ __forceinline__ int32_t stored_pixel(int32_t r, int32_t shift, int32_t *line) const
     {
         *line = r << shift;
-        return (m0 + first_pixel(*line / 16) + *line % 16) >> shift;
+        return (m0 + *line / 16 * 64 + warp * 16 + *line % 16) >> shift;
     }
 
     /* The place in memory of result pixel q. */
@@ -427,35 +382,31 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
     }
 
-    /* A thread has the same LANES channels of every ROWS-th pixel. What the epilogue reads is asked for ASKED vectors ahead
-     * of its use. This code stands once in the kernel: copies of it for every part of the tile would not fit the
-     * instruction cache. */
+    /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies of
+     * it for every part of the tile would not fit the instruction cache. */
     __device__ __forceinline__ void store_wide(const float *tile) const
     {
-        constexpr int ASKED = 4, ROWS = 32 / NT;
-        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, rows = MB * 16 >> shift;
-        const int32_t column = lane % NT, n = n0 + column * LANES;
-        float bias[LANES];
-        if (lane >= ROWS * NT || n >= product.out_channels) return;
-        load_bias<LANES>(product, n, bias);
+        constexpr int ASKED = 4;
+        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (MB * 16 >> shift) * NT;
 #pragma unroll 1
-        for (int32_t first = lane / NT; first < rows; first += ROWS * ASKED) {
+        for (int32_t first = lane; first < items; first += 32 * ASKED) {
             epilogue_reads reads[ASKED];
             int32_t line, q[ASKED];
 #pragma unroll
             for (int u = 0; u < ASKED; ++u) {
-                const int32_t r = first + ROWS * u;
-                q[u] = stored_pixel(r, shift, &line);
-                if (r >= rows || q[u] << shift >= plan.pixels) q[u] = -1;
+                const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
+                q[u] = stored_pixel(item / NT, shift, &line);
+                if (item >= items || q[u] << shift >= plan.pixels || n >= product.out_channels) q[u] = -1;
                 if (q[u] < 0) continue;
                 q[u] = placed_pixel(q[u]);
                 ask(product, q[u], n, &reads[u]);
             }
 #pragma unroll
             for (int u = 0; u < ASKED; ++u) {
+                const int32_t item = first + 32 * u;
                 if (q[u] < 0) continue;
-                stored_pixel(first + ROWS * u, shift, &line);
-                const float4 *from = reinterpret_cast<const float4 *>(tile + line * PITCH + column * LANES);
+                stored_pixel(item / NT, shift, &line);
+                const float4 *from = reinterpret_cast<const float4 *>(tile + line * PITCH + item % NT * LANES);
                 float4 low = from[0], high = from[1];
                 for (int32_t w = 1; w < 1 << shift; ++w) {
                     const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
@@ -463,7 +414,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
                     high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
                 }
                 float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-                finish<LANES>(product, q[u], n, v, bias, &reads[u]);
+                finish<LANES>(product, q[u], n0 + item % NT * LANES, v, &reads[u]);
             }
         }
     }
@@ -483,9 +434,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             for (int32_t n = column; n < column + each; ++n) {
                 float v = 0.0f;
                 for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
-                float bias;
-                load_bias<1>(product, n0 + n, &bias);
-                finish<1>(product, placed, n0 + n, &v, &bias, NULL);
+                finish<1>(product, placed, n0 + n, &v, NULL);
             }
         }
     }
@@ -497,7 +446,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         for (int i = 0; i < MB; ++i)
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                const int32_t m = m0 + first_pixel(i) + lane / 4 + k / 2 * 8;
+                const int32_t m = m0 + i * 64 + warp * 16 + lane / 4 + k / 2 * 8;
                 float *out =
                     product.partials + ((int64_t)blockIdx.z * plan.pixels + m) * plan.padded + n0 + lane % 4 * 2;
                 if (m >= plan.pixels) continue;
@@ -508,7 +457,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
 };
 
 template <int BM, int BN, conv_way WAY>
-__global__ void __launch_bounds__(conv_threads<BM>(), 512 / conv_threads<BM>()) product_kernel(const __grid_constant__ conv_plan plan)
+__global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_constant__ conv_plan plan)
 {
     begin_kernel();
     extern __shared__ __align__(1024) unsigned char shared[];
@@ -523,7 +472,7 @@ __global__ void __launch_bounds__(conv_threads<BM>(), 512 / conv_threads<BM>()) 
     block.weight_base = block.zeros + head_bytes<BM, WAY>();
     block.source_base = block.weight_base + weight_slices<WAY>(plan.product.geometry) * BN * LINE_BYTES;
     block.places = reinterpret_cast<pixel_place *>(shared + LINE_BYTES);
-    for (int32_t i = tid; WAY == GATHER && i < BM; i += block_type::THREADS)
+    for (int32_t i = tid; WAY == GATHER && i < BM; i += THREADS)
         block.places[i] = place_of(plan.product, min(block.m0 + i, plan.pixels - 1));
     if (tid < CHUNKS) reinterpret_cast<uint4 *>(shared)[tid] = make_uint4(0, 0, 0, 0);
     if (WAY != GATHER)
@@ -531,7 +480,7 @@ __global__ void __launch_bounds__(conv_threads<BM>(), 512 / conv_threads<BM>()) 
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < block_type::MB; ++i) {
-        const int32_t m = block.m0 + block.first_pixel(i) + block.lane % 16;
+        const int32_t m = block.m0 + i * 64 + block.warp * 16 + block.lane % 16;
         if (WAY != GATHER) block.mine[i] = place_of(plan.product, min(m, plan.pixels - 1));
         block.mine[i].row *= block.g.in[0] >> block.halved;
     }
@@ -561,13 +510,11 @@ __global__ void __launch_bounds__(conv_threads<BM>(), 512 / conv_threads<BM>()) 
             if (loading.number < steps) block.load_weights(loading), block.load_source(loading);
             commit_copies();
         }
-        typename block_type::tap_lines taps;
         for (; step.number < steps; next_step(plan, block.phase, &step), next_step(plan, block.phase, &loading)) {
-            if (!step.tap) block.open_taps(step, &taps);
             wait_copies<STAGES - 2>();
             publish_copies();
             __syncthreads();
-            block.run_step(step, taps, loading, steps, sums);
+            block.run_step(step, loading, steps, sums);
         }
     }
     wait_copies<0>();
@@ -590,16 +537,12 @@ static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan pla
     for (int32_t part = 0; part < plan.parts; ++part)
         for (int k = 0; k < LANES; ++k)
             v[k] += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n + k];
-    float bias[LANES];
     if (plan.wide) {
-        load_bias<LANES>(plan.product, n, bias);
-        finish<LANES>(plan.product, m, n, v, bias, NULL);
+        finish<LANES>(plan.product, m, n, v, NULL);
         return;
     }
-    for (int k = 0; k < LANES && n + k < plan.product.out_channels; ++k) {
-        load_bias<1>(plan.product, n + k, bias);
-        finish<1>(plan.product, m, n + k, v + k, bias, NULL);
-    }
+    for (int k = 0; k < LANES; ++k)
+        if (n + k < plan.product.out_channels) finish<1>(plan.product, m, n + k, v + k, NULL);
 }
 
 /* ---- launching */
@@ -612,7 +555,7 @@ static int64_t patch_lines(const cuda_product *product, int block)
     if (g->phases_out || g->phases_in) return block + 2 * g->in[1] + 3;
     for (int axis = 0; axis < 2; ++axis)
         if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
-    if (g->kernel[0] * g->kernel[1] < STAGES || g->kernel[0] * g->kernel[1] > 32) return 0; /* bits of tap_lines */
+    if (g->kernel[0] * g->kernel[1] < STAGES) return 0;
     const int64_t width = g->in[1];
     if (shrink == 1) return block + (g->kernel[0] + 1 - 2 * (window == 1)) * width + g->kernel[1];
     const int64_t windows = width / window;
@@ -638,8 +581,7 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
         "shared memory of a convolution"));
     const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
                     plan->product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->parts);
-    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, conv_threads<BM>(), shared,
-                                *plan));
+    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, THREADS, shared, *plan));
     if (plan->parts == 1) return MMEBM_OK;
     const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
     return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
@@ -707,15 +649,13 @@ mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_pro
     if (plan.padded == 80) return launch<128, 80>(device, &plan);
     const int64_t blocks = plan.padded == 64 ? pixels / 256 : pixels / 128 * (plan.padded / 128);
     if (blocks < processors) return launch<64, 64>(device, &plan); /* few pixels: smaller tiles fill the chip */
-    if (plan.padded != 64) return launch<128, 128>(device, &plan);
-    /* the large tile's sums leave no registers for going from chunk to chunk */
-    return plan.groups == 1 ? launch<256, 64>(device, &plan) : launch<128, 64>(device, &plan);
+    return plan.padded == 64 ? launch<256, 64>(device, &plan) : launch<128, 128>(device, &plan);
 }
 
-/* Patches of the largest tile must fit, and the pixels that load_phase goes on by at once must be less than an image. */
+/* Patches of the largest tile must fit, and LINES_AT_ONCE pixels further on must be less than an image. */
 int mmebm__cuda_phases_fit(int32_t height, int32_t width)
 {
-    return width <= 32 && conv_threads<256>() / CHUNKS / width + 1 <= height;
+    return width <= 32 && LINES_AT_ONCE / width + 1 <= height;
 }
 
 int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink)

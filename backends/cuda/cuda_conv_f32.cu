@@ -187,10 +187,6 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
     const cuda_product &product = plan.product;
     const bool windows = product.epilogue.window == 2;
     if (n0 >= product.out_channels) return;
-    float bias[TILE] = {};
-#pragma unroll
-    for (int j = 0; j < TILE; ++j)
-        if (n0 + j < product.out_channels) load_bias<1>(product, n0 + j, &bias[j]);
 #pragma unroll
     for (int i = 0; i < TILE; ++i) {
         if (windows && i % 4) continue;
@@ -201,12 +197,12 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
         const int32_t m = m0 + i, q = windows ? m / 4 : m;
         if (m >= plan.pixels) continue;
         if (plan.wide) {
-            finish<LANES>(product, q, n0, sums[i], bias, NULL);
+            finish<LANES>(product, q, n0, sums[i], NULL);
             continue;
         }
 #pragma unroll
         for (int j = 0; j < TILE; ++j)
-            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j], &bias[j], NULL);
+            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j], NULL);
     }
 }
 

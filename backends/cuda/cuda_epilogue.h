@@ -68,20 +68,14 @@ static __device__ __forceinline__ void get(const cuda_tensor &tensor, int64_t at
         load_values<V>(tensor, at, out);
 }
 
-template <int V> static __device__ __forceinline__ void load_bias(const cuda_product &product, int32_t n, float *bias)
-{
-#pragma unroll
-    for (int k = 0; k < V; ++k) bias[k] = product.epilogue.bias ? product.epilogue.bias[n + k] : 0.0f;
-}
-
 /* Channels n .. n + V - 1 of stored pixel q. reads: NULL or what `ask` got. */
 template <int V>
 static __device__ __forceinline__ void finish(const cuda_product &product, int32_t q, int32_t n, float *v,
-                                              const float *bias, const epilogue_reads *reads)
+                                              const epilogue_reads *reads)
 {
     const cuda_epilogue &end = product.epilogue;
 #pragma unroll
-    for (int k = 0; k < V; ++k) v[k] = end.source_scale * v[k] + bias[k];
+    for (int k = 0; k < V; ++k) v[k] = end.source_scale * v[k] + (end.bias ? end.bias[n + k] : 0.0f);
     float other[V > 1 ? V : LANES];
     if (end.mask.data) {
         get<V>(end.mask, (int64_t)q * end.mask.stride + n, reads ? &reads->mask : NULL, other);
