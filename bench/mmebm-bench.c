@@ -325,7 +325,8 @@ static void close_bench(bench *b)
 
 static void usage(void)
 {
-    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save] [--backend cpu|cuda|reference|auto]\n"
+    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save]\n"
+          "                   [--backend cpu|cuda|reference|auto]\n"
           "                   [--precision f32|tf32|bf16|auto] [--threads N] [--batch N] [--steps N] [--seconds S]\n"
           "                   [--nef N] [--stem N] [--nf N] [--latent N] [--model FILE]\n"
           "save writes the model to FILE; start loads it, draws one batch and ends.\n", stderr);

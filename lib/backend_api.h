@@ -251,9 +251,9 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*spectral_update)(mmebm_device *device, const mmebm_spectral *spectral);
     mmebm_status (*spectral_gradient)(mmebm_device *device, const mmebm_spectral *spectral);
 
-    /* Optional, all or none: calls that do not wait for each other. After branch_fork, which follows all that was queued,
-     * calls go to branch 0, or to branch k < MMEBM_BRANCHES after branch_enter; after branch_join they follow all
-     * branches. No nesting. Branches write different memory, and none reads what another writes. */
+    /* Optional, all or none: calls that do not wait for each other. After branch_fork, which follows all that was
+     * queued, calls go to branch 0, or to branch k < MMEBM_BRANCHES after branch_enter; after branch_join they follow
+     * all branches. No nesting. Branches write different memory, and none reads what another writes. */
     mmebm_status (*branch_fork)(mmebm_device *device, uint32_t branches);
     void (*branch_enter)(mmebm_device *device, uint32_t branch);
     mmebm_status (*branch_join)(mmebm_device *device);

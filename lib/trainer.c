@@ -274,7 +274,8 @@ static mmebm_status energy_term(mmebm_trainer *t, buffer_list x, float sign, uin
     mmebm_plan_run run = {.rows = batch, .inputs = inputs, .outputs = outputs};
     MMEBM_TRY(mmebm__plan_run(t->context, &t->energy_plan, &run));
     MMEBM_TRY(ops->fill(t->context->device, batch, t->row_other, sign * share));
-    MMEBM_TRY(ops->combine(t->context->device, batch, t->row_other, 1.0f, t->row_value[MMEBM_PART_ENERGY], 2.0f * penalty * share));
+    MMEBM_TRY(ops->combine(t->context->device, batch, t->row_other, 1.0f, t->row_value[MMEBM_PART_ENERGY],
+                           2.0f * penalty * share));
     const mmebm_plan_seed seeds[1] = {{t->row_other, 1.0f}};
     run.outputs = NULL;
     run.seeds = seeds;

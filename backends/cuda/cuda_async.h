@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The instructions of sm_80 and sm_90a that the tensor core kernels are made of, and the layout of their shared memory: a
- * tile has lines of 64 bf16 numbers = 8 chunks of 16 bytes; chunk c of line r lies at place c ^ (r % 8), so that eight
- * lines read at one chunk number meet 32 different banks.
+ * The instructions of sm_80 and sm_90a that the tensor core kernels are made of, and the layout of their shared
+ * memory: a tile has lines of 64 bf16 numbers = 8 chunks of 16 bytes; chunk c of line r lies at place c ^ (r % 8), so
+ * that eight lines read at one chunk number meet 32 different banks.
  */
 #ifndef MMEBM_CUDA_ASYNC_H
 #define MMEBM_CUDA_ASYNC_H

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Products with gathered pixels (cuda_tensor.h) in bf16 on tensor cores, sums in f32:
- *   result[m, n] = sum over chunks of 64 source channels, over taps, over channels: source[pixel(m, tap), c] W[n, tap, c]
- * in this order whatever the tile, so that a row's bits do not depend on the number of rows. A block makes BM pixels by BN
- * channels, on sm_90a by warpgroup products (left factor in registers, weights in shared memory), else by warp products.
- * Its weights stream through shared memory, a slice of 64 numbers for each (chunk, tap). Its source comes in one
- * of three ways:
+ *   result[m, n] = sum over chunks of 64 source channels, over taps, over channels:
+ *                  source[pixel(m, tap), c] W[n, tap, c]
+ * in this order whatever the tile, so that a row's bits do not depend on the number of rows. A block makes BM pixels by
+ * BN channels, on sm_90a by warpgroup products (left factor in registers, weights in shared memory), else by warp
+ * products. Its weights stream through shared memory, a slice of 64 numbers for each (chunk, tap). Its source comes in
+ * one of three ways:
  *   patch    once for each chunk: the lines of the image that any tap of any of its pixels meets; each tap reads other
  *            lines of the same patch (a line of zeros where it falls outside). For same-size convolutions.
  *   whole    the same, and all weights with it: sums of a single chunk wait once and then run without a barrier.
@@ -59,8 +60,8 @@ static __device__ __forceinline__ bool source_place(const cuda_geometry &g, int 
     return p >= 0 && p < g.in[axis];
 }
 
-/* Source pixels that any tap of result pixels `first` .. `last` meets, one range of pixel numbers. Where the range's first
- * or last line is cut off by the image's edge, or pixels are halved, whole lines are taken. */
+/* Source pixels that any tap of result pixels `first` .. `last` meets, one range of pixel numbers. Where the range's
+ * first or last line is cut off by the image's edge, or pixels are halved, whole lines are taken. */
 static __device__ void find_patch(const conv_plan &plan, int32_t first, int32_t last, int32_t *start, int32_t *count)
 {
     const cuda_geometry &g = plan.product.geometry;
@@ -79,8 +80,8 @@ static __device__ void find_patch(const conv_plan &plan, int32_t first, int32_t 
     *count = (high.row * height + (min(y1, g.in[0] - 1) >> halved)) * width + right + 1 - *start;
 }
 
-/* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is cut
- * into such; offset leads from a result pixel to the source pixel at tap (0, 0). */
+/* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is
+ * cut into such; offset leads from a result pixel to the source pixel at tap (0, 0). */
 struct conv_step {
     int32_t number, group, chunk, phase, tap, a, b;
     int32_t offset[2];
@@ -234,8 +235,8 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         *key = inside ? (uint32_t)r & 7u : 0u;
     }
 
-    /* Left factors for up to 32 channels of a step. There are two of these, so that one is loaded while the tensor cores
-     * read the other. */
+    /* Left factors for up to 32 channels of a step. There are two of these, so that one is loaded while the tensor
+     * cores read the other. */
     struct half {
         uint32_t left[2][MB][4];
     };
@@ -382,8 +383,8 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
     }
 
-    /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies of
-     * it for every part of the tile would not fit the instruction cache. */
+    /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies
+     * of it for every part of the tile would not fit the instruction cache. */
     __device__ __forceinline__ void store_wide(const float *tile) const
     {
         constexpr int ASKED = 4;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Products with gathered pixels (cuda_tensor.h) of f32 numbers: a block makes BLOCK_M pixels by BLOCK_N channels, DEPTH
- * source numbers at a time, which stream through shared memory STAGES deep. The products are made in f32 by the ordinary
- * units, a thread 8 x 8 of them, or with factors rounded to tf32 by the tensor cores, a warp 32 x 64; sums are f32 in the
- * order tap, channel. Sources of channels in fours are copied 16 bytes at a time, others number by number.
+ * source numbers at a time, which stream through shared memory STAGES deep. The products are made in f32 by the
+ * ordinary units, a thread 8 x 8 of them, or with factors rounded to tf32 by the tensor cores, a warp 32 x 64; sums
+ * are f32 in the order tap, channel. Sources of channels in fours are copied 16 bytes at a time, others number by
+ * number.
  */
 #include "cuda_async.h"
 #include "cuda_epilogue.h"
@@ -174,7 +175,9 @@ static __device__ __forceinline__ void turn(float *tile, float (&sums)[TILE][TIL
             tile[(warp * 32 + v / 4 * 16 + lane / 4 + v / 2 % 2 * 8) * PITCH_SUMS + j * 8 + lane % 4 * 2 + v % 2] =
                 sums[j][v];
     __syncthreads();
-    const float *from = tile + threadIdx.x / (BLOCK_N / TILE) * TILE * PITCH_SUMS + threadIdx.x % (BLOCK_N / TILE) * TILE;
+    const int32_t line = (int32_t)threadIdx.x / (BLOCK_N / TILE) * TILE;
+    const int32_t column = (int32_t)threadIdx.x % (BLOCK_N / TILE) * TILE;
+    const float *from = tile + line * PITCH_SUMS + column;
 #pragma unroll
     for (int i = 0; i < TILE; ++i)
 #pragma unroll
@@ -258,9 +261,9 @@ mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_prod
     plan.chunks = (channels + DEPTH - 1) / DEPTH;
     plan.steps = fours ? taps * plan.chunks : (taps * channels + DEPTH - 1) / DEPTH;
     const dim3 grid((unsigned)((plan.pixels + BLOCK_M - 1) / BLOCK_M), (unsigned)(plan.padded / BLOCK_N));
-    void (*const kernel)(f32_plan) = fours ? (tf32 ? product_f32_kernel<true, true> : product_f32_kernel<true, false>)
-                                           : (tf32 ? product_f32_kernel<false, true> : product_f32_kernel<false, false>);
-    return mmebm__cuda_launch(device, "convolution in f32", kernel, grid, THREADS, 0, plan);
+    static void (*const kernels[2][2])(f32_plan) = {{product_f32_kernel<false, false>, product_f32_kernel<false, true>},
+                                                    {product_f32_kernel<true, false>, product_f32_kernel<true, true>}};
+    return mmebm__cuda_launch(device, "convolution in f32", kernels[fours][tf32], grid, THREADS, 0, plan);
 }
 
 /* ---- weights */

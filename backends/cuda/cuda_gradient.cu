@@ -330,7 +330,7 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
     return MMEBM_OK;
 }
 
-/* ---- biases: a block sums BIAS_COLUMNS V channels over one part of the rows, a thread V of every BIAS_SLICES-th pixel */
+/* ---- biases: a block sums BIAS_COLUMNS V channels over one part of the rows, a thread V of some pixels */
 
 enum { BIAS_SLICES = 32, BIAS_COLUMNS = 8 };
 

@@ -1,19 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cuda_lanes.h"
 
+/* Stream `later` goes on after what `earlier` has queued. */
+static mmebm_status follow(const mmebm_device *device, cudaStream_t later, cudaStream_t earlier, cudaEvent_t reached)
+{
+    CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, earlier), "cudaEventRecord"));
+    return mmebm__cuda_check(device, cudaStreamWaitEvent(later, reached, 0), "cudaStreamWaitEvent");
+}
+
 static const mmebm_device *lane_device(const cuda_fork *fork, int32_t lane)
 {
     return lane ? &fork->side[lane - 1] : fork->device;
 }
 
-/* Stream `later` goes on after what `earlier` has queued. */
 static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earlier)
 {
     const mmebm_device *device = fork->device, *waiting = lane_device(fork, later);
     const cudaEvent_t reached = device->lanes[device->branch][earlier].reached;
-    CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, lane_device(fork, earlier)->stream), "cudaEventRecord"));
     waiting->after_event = 1;
-    return mmebm__cuda_check(device, cudaStreamWaitEvent(waiting->stream, reached, 0), "cudaStreamWaitEvent");
+    return follow(device, waiting->stream, lane_device(fork, earlier)->stream, reached);
 }
 
 void mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device)
@@ -41,12 +46,6 @@ mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
 }
 
 /* ---- branches of the core's calls */
-
-static mmebm_status follow(const mmebm_device *device, cudaStream_t later, cudaStream_t earlier, cudaEvent_t reached)
-{
-    CUDA_TRY(mmebm__cuda_check(device, cudaEventRecord(reached, earlier), "cudaEventRecord"));
-    return mmebm__cuda_check(device, cudaStreamWaitEvent(later, reached, 0), "cudaStreamWaitEvent");
-}
 
 mmebm_status mmebm__cuda_branch_fork(mmebm_device *device, uint32_t branches)
 {

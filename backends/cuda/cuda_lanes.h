@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Branches of a graph that do not read each other (decoders of one latent, encoders of several images) run side by side,
- * each on a stream of its own, a lane: one such branch alone does not fill the chip. Lane 0 is the device's stream, or
- * that of the branch that the core's calls go to (backend_api.h, branch_fork), which has lanes of its own. A lane
- * opens when its first layer runs, waits for another where it reads that one's results, and all meet again at the end of
- * a run; inside a recorded sequence this makes a graph with parallel branches.
+ * Branches of a graph that do not read each other (decoders of one latent, encoders of several images) run side by
+ * side, each on a stream of its own, a lane: one such branch alone does not fill the chip. Lane 0 is the device's
+ * stream, or that of the branch that the core's calls go to (backend_api.h, branch_fork), which has lanes of its own.
+ * A lane opens when its first layer runs, waits for another where it reads that one's results, and all meet again at
+ * the end of a run; inside a recorded sequence this makes a graph with parallel branches.
  */
 #ifndef MMEBM_CUDA_LANES_H
 #define MMEBM_CUDA_LANES_H

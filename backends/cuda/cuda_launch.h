@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Launching kernels. On sm_90 and newer a kernel is brought onto the chip while the one before it in the stream drains
- * (programmatic dependent launch): its launch costs no time of its own, and recorded sequences keep that. So every kernel
- * calls begin_kernel() before it touches device memory.
+ * (programmatic dependent launch): its launch costs no time of its own, and recorded sequences keep that. So every
+ * kernel calls begin_kernel() before it touches device memory.
  */
 #ifndef MMEBM_CUDA_LAUNCH_H
 #define MMEBM_CUDA_LAUNCH_H

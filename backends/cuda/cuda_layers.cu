@@ -346,7 +346,8 @@ template <int V> static __global__ void pool_backward_kernel(const __grid_consta
                 const int32_t y = place.y + call.padding[0] - a, x = place.x + call.padding[1] - b;
                 if (y < 0 || x < 0 || y % call.stride[0] || x % call.stride[1]) continue;
                 const element from = {y / call.stride[0], x / call.stride[1], place.c};
-                if (from.y < call.source_height && from.x < call.source_width) add_operand<V>(call.source, row, from, sum);
+                if (from.y < call.source_height && from.x < call.source_width)
+                    add_operand<V>(call.source, row, from, sum);
             }
 #pragma unroll
         for (int k = 0; k < V; ++k) sum[k] *= share;
@@ -593,7 +594,7 @@ static __global__ void flat_loss_kernel(const __grid_constant__ loss_call call)
     }
 }
 
-/* The gradient by the mean alone, as the product that made the mean reads it: LANES bf16 channels, zeros where padded. */
+/* The gradient by the mean alone, as the product that made the mean reads it: LANES bf16 channels, padded by zeros. */
 static __global__ void flat_loss_backward_kernel(const __grid_constant__ loss_call call)
 {
     begin_kernel();
@@ -663,7 +664,8 @@ static mmebm_status loss_backward(const mmebm_device *device, const cuda_layer_c
     const loss_call arguments = loss_arguments(call);
     const cuda_tensor *by_mean = &arguments.by_mean, *shape = &arguments.shape;
     const int flat = has_flat_rows(&arguments) && !arguments.by_target.data && by_mean->data &&
-                     by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES && shape->channels <= (int32_t)LANES;
+                     by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES &&
+                     shape->channels <= (int32_t)LANES;
     const int64_t per_row = flat ? (int64_t)shape->height * shape->width : row_count(shape);
     return mmebm__cuda_launch(device, "gradient of likelihood", flat ? flat_loss_backward_kernel : loss_backward_kernel,
                               row_grid(per_row, call->rows), CUDA_BLOCK, 0, arguments);

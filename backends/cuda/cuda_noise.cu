@@ -2,8 +2,8 @@
  *
  * Operations that draw random numbers: noise, the Langevin update (Eqns 3, 8), Metropolis adjustment and draws from
  * experts. Element e of row r takes number e % 4 of block e / 4 of the row's chain; a thread makes one such block.
- * Compiled without contraction of a * b + c, and in the order of the reference backend, so that random numbers and states
- * have the bits of the other backends. Norms and log densities are sums in double.
+ * Compiled without contraction of a * b + c, and in the order of the reference backend, so that random numbers and
+ * states have the bits of the other backends. Norms and log densities are sums in double.
  */
 #include "cuda_expert.h"
 #include "cuda_launch.h"

@@ -625,8 +625,8 @@ size_t mmebm__cuda_plan_size(const mmebm_plan *plan)
 
 /* ---- weights */
 
-/* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way, and
- * for a transposed one, the source's. */
+/* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way,
+ * and for a transposed one, the source's. */
 static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, void *forward, void *backward)
 {
     mmebm_status (*const pack)(const mmebm_device *, const cuda_pack *) =

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A plan of the CUDA backend: one node for each layer of the graph, and one block of device memory. Fusion is settled when
- * the plan is made (cuda_plan.cu); a run walks the nodes (cuda_run.cu).
+ * A plan of the CUDA backend: one node for each layer of the graph, and one block of device memory. Fusion is settled
+ * when the plan is made (cuda_plan.cu); a run walks the nodes (cuda_run.cu).
  *
  * Views. A layer that only relabels numbers has no memory of its own: a reshape, a relu after a product (whose epilogue
  * stores the activated copy beside or instead of the raw one), a nearest upsampling by 2 (whose readers halve their
  * coordinates). Its node names the `base` whose memory it reads, which copy, and by how much coordinates shrink.
  *
- * Groups. A product (conv2d, conv_transpose2d, linear) takes over layers that read it alone: a 2 x 2 average pool, a sum
- * with something that exists already. It runs where its last layer, the `tail`, stands; the layers between have no memory.
+ * Groups. A product (conv2d, conv_transpose2d, linear) takes over layers that read it alone: a 2 x 2 average pool, a
+ * sum with something that exists already. It runs where its last layer, the `tail`, stands; the layers between have no
+ * memory.
  */
 #ifndef MMEBM_CUDA_PLAN_H
 #define MMEBM_CUDA_PLAN_H
@@ -41,8 +42,8 @@ struct cuda_node {
     /* of other layers: gradients by their inputs on their way to them */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */
-    /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node then
-     * has a product's fields too. */
+    /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node
+     * then has a product's fields too. */
     int32_t merged;              /* also of its parts: they do not run on their own */
     float *merged_bias;          /* device, out_channels; NULL without */
     cuda_tensor merged_gradient; /* by all inputs side by side, f32 */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One run of a plan. Forward: every layer that is not a view and not inside a group, in order. Backward, in reverse: the
- * gradient of a base is collected as a reference to memory where somebody has it already (with a factor and halved
+ * One run of a plan. Forward: every layer that is not a view and not inside a group, in order. Backward, in reverse:
+ * the gradient of a base is collected as a reference to memory where somebody has it already (with a factor and halved
  * coordinates, if need be), and only a second contribution, a mask or a window makes it be written to the base's own
  * memory. The input gradient of a product does that in its epilogue. Nothing is allocated.
  */
@@ -322,7 +322,8 @@ static mmebm_status settle(const cuda_pass *pass, int32_t b)
     return MMEBM_OK;
 }
 
-/* What l's base has collected so far, in the shape of l's values in memory, for an epilogue or a sum; scale 0: nothing. */
+/* What l's base has collected so far, in the shape of l's values in memory, for an epilogue or a sum; scale 0:
+ * nothing. */
 static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand *value)
 {
     const int32_t b = pass->plan->nodes[l].base;
@@ -436,7 +437,7 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
     if (!bias) return MMEBM_OK;
     cuda_operand sums = *gradient;
     sums.tensor.channels = node->out_channels;
-    return mmebm__cuda_bias_gradient(device_of(pass), &sums, pass->run->rows, bias, pass->plan->partials[pass->fork->now]);
+    return mmebm__cuda_bias_gradient(device_of(pass), &sums, pass->run->rows, bias, call.partials);
 }
 
 static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, const cuda_operand *gradient)
@@ -499,7 +500,7 @@ static mmebm_status product_backward(const cuda_pass *pass, int32_t l, cuda_oper
     return pass->plan->wanted[from] && !node->merged ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
 }
 
-/* The gradient by all inputs of merged convolutions at once; one that something else reads too gets its sum as usual. */
+/* The gradient by all inputs of merged convolutions at once; one that something else reads too gets its sum as usual */
 static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
 {
     const mmebm_graph *graph = pass->graph;

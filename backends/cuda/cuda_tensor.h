@@ -27,8 +27,8 @@ struct cuda_operand {
     float scale;
 };
 
-/* out <- scale_a a (mask > 0 ? 1 : slope) + scale_b b. Channels of out beyond those of an operand get nothing from it. A
- * scale 0 is an absent operand. Serves sums, copies, conversions, concatenation, and gathers gradients. */
+/* out <- scale_a a (mask > 0 ? 1 : slope) + scale_b b. Channels of out beyond those of an operand get nothing from it.
+ * A scale 0 is an absent operand. Serves sums, copies, conversions, concatenation, and gathers gradients. */
 struct cuda_combine {
     cuda_tensor out;
     int64_t rows;
@@ -51,10 +51,11 @@ mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_sid
 mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call);
 
 /* ---- products with gathered pixels: convolutions, their input gradients, linear layers.
- * Result pixel (i, j) meets, at tap (a, b), source pixel ((i mul + offset + direction a) / div, ...) if that is whole and
- * inside:   convolution       mul = stride, offset = -padding, direction = 1
- *           its transpose     div = stride, offset = padding,  direction = -1   (input gradient, conv_transpose2d)
- *           linear            one tap.
+ * Result pixel (i, j) meets, at tap (a, b), source pixel ((i mul + offset + direction a) / div, ...) if that is whole
+ * and inside:
+ *   convolution     mul = stride, offset = -padding, direction = 1
+ *   its transpose   div = stride, offset = padding,  direction = -1     (input gradient, conv_transpose2d)
+ *   linear          one tap
  * Phases. A same-size 3 x 3 convolution that reads an image doubled by nearest neighbours, or whose result is halved by
  * 2 x 2 sums, is four convolutions of 2 x 2 taps at the low resolution, whose weights are sums of the nine: 4/9 of the
  * arithmetic. out and in are then the low resolution's, and result or source is seen as four images, pixels (2 i + py,
@@ -123,9 +124,9 @@ size_t mmebm__cuda_packed_size_f32(int32_t taps, int32_t source_channels, int32_
 mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack);
 mmebm_status mmebm__cuda_pack_f32(const mmebm_device *device, const cuda_pack *pack);
 
-/* gradient[small channel][tap][large channel] += scale * sum over rows and small pixels of small * large, where geometry
- * (a convolution's) says which large pixel meets a small one. Rows are summed in parts of fixed size into `partials`
- * (mmebm__cuda_gradient_scratch() floats) which are then added in order. */
+/* gradient[small channel][tap][large channel] += scale * sum over rows and small pixels of small * large, where
+ * geometry (a convolution's) says which large pixel meets a small one. Rows are summed in parts of fixed size into
+ * `partials` (mmebm__cuda_gradient_scratch() floats) which are then added in order. */
 struct cuda_weight_gradient {
     cuda_geometry geometry; /* out = small, in = large */
     cuda_tensor small_side, large_side;
