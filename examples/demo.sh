@@ -3,7 +3,7 @@
 #
 # The whole of libmmebm on real data, from a Debian 12 with nothing installed, on two cores:
 #
-#     sh examples/demo.sh             trained weights from examples/data: a minute of building, a minute of results
+#     sh examples/demo.sh             trained weights from examples/data: building and results in about a minute
 #     sh examples/demo.sh --train     trains first, on PolyMNIST from examples/data: under ten minutes in all
 #
 # Installs the Debian packages that are missing (as root or through sudo), builds and installs the library into
