@@ -49,6 +49,7 @@ int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x)
     o.seed = d->seed;
     o.first_chain = first_chain;
     o.langevin_x = revise ? &d->chain_x : NULL;
+    o.prior = d->prior;
     if (status == MMEBM_OK) status = mmebm_sampler_sample(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "drawing samples");
 }
@@ -110,14 +111,19 @@ int measure_judges(const judges *panel, mmebm_context *context, const polymnist_
     return bad;
 }
 
-int measure_unconditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
+int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, const judges *panel,
+                          const polymnist_set *test, measures *m)
 {
+    drawing fitted = *d;
     tuples x;
     int bad;
+    fitted.prior = fit;
     m->samples = d->judged;
     if (tuples_create(&x, m->samples)) return -1;
     bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated) ||
-          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised);
+          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised) ||
+          draw_samples(&fitted, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted) ||
+          draw_samples(&fitted, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted_revised);
     if (!bad) {
         tuples_use(&x, at_most(m->samples, test->count));
         tuples_paint(&x, test, NULL, 0);

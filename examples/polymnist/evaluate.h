@@ -10,6 +10,7 @@ typedef struct drawing {
     mmebm_sampler *sampler;
     uint32_t latent_size;
     mmebm_langevin_options chain_x, chain_z;
+    const mmebm_latent_mixture *prior; /* in place of p0; NULL = p0 */
     uint64_t seed;
     uint32_t judged; /* samples and energies to judge; fillings-in are made for 2/5 as many test tuples */
 } drawing;
@@ -29,6 +30,7 @@ typedef struct measures {
     coherence real;      /* of real test tuples: what the judges allow at best */
     coherence generated; /* generator means for z ~ p0 */
     coherence revised;   /* the same after langevin_x */
+    coherence fitted, fitted_revised; /* both for z from a mixture fitted to latents of data: beside p0, not instead */
     conditional given_one;  /* the mean of one expert, without refinement; the four others are read */
     conditional given_four; /* refined by langevin_z; the fifth is read */
     double energy_real, energy_shuffled; /* means */
@@ -37,7 +39,9 @@ typedef struct measures {
 } measures;
 
 int measure_judges(const judges *panel, mmebm_context *context, const polymnist_set *test, measures *m);
-int measure_unconditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
+/* fit: a mixture fitted to latents */
+int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, const judges *panel,
+                          const polymnist_set *test, measures *m);
 int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m);
 int measure_energies(const drawing *d, const polymnist_set *test, measures *m);
 

@@ -195,8 +195,9 @@ static int write_chain(const drawing *d, const tuples *real, const char *folder)
     return bad;
 }
 
-int gallery_write(const drawing *d, const polymnist_set *test, const char *folder)
+int gallery_write(const drawing *d, const mmebm_latent_mixture *fit, const polymnist_set *test, const char *folder)
 {
+    drawing fitted = *d;
     uint32_t rows[SHOWN];
     tuples real, drawn;
     int bad;
@@ -205,6 +206,7 @@ int gallery_write(const drawing *d, const polymnist_set *test, const char *folde
         tuples_free(&real);
         return -1;
     }
+    fitted.prior = fit;
     choose_rows(test, rows);
     tuples_paint(&real, test, rows, 0);
     bad = write_grid(&real, NULL, "real tuples: each column one digit in five modalities", folder, "real.png") ||
@@ -212,6 +214,8 @@ int gallery_write(const drawing *d, const polymnist_set *test, const char *folde
           write_grid(&drawn, NULL, "generator samples: z from the prior", folder, "generated.png") ||
           draw_samples(d, 1, 0, &drawn) ||
           write_grid(&drawn, NULL, "the same samples revised by langevin_x", folder, "revised.png") ||
+          draw_samples(&fitted, 0, 0, &drawn) ||
+          write_grid(&drawn, NULL, "generator samples: z from a fitted mixture", folder, "fitted.png") ||
           write_given(d, &real, &drawn, 1, "filled in from one given (framed)", folder, "given_one.png") ||
           write_given(d, &real, &drawn, 3, "filled in from three given (framed), z refined by langevin_z", folder,
                       "given_three.png") ||

@@ -4,8 +4,8 @@
 
 #include "evaluate.h"
 
-/* Draws with d and writes real.png, generated.png, revised.png, given_one.png, given_three.png and chain.png to folder.
- * 0 or -1. */
-int gallery_write(const drawing *d, const polymnist_set *test, const char *folder);
+/* Draws with d and writes real.png, generated.png, revised.png, fitted.png (z from `fit`, a mixture fitted to latents),
+ * given_one.png, given_three.png and chain.png to folder. 0 or -1. */
+int gallery_write(const drawing *d, const mmebm_latent_mixture *fit, const polymnist_set *test, const char *folder);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "chart.h"
 #include "evaluate.h"
+#include "fitted_prior.h"
 #include "gallery.h"
 #include "interrupt.h"
 #include "marks.h"
@@ -27,11 +28,12 @@ typedef struct program {
     mmebm_context *context;
     photo photos[MODALITIES];
     digit_set train_digits, test_digits;
-    polymnist_set test;
+    polymnist_set test, fitted_to;
     training run;
     mmebm_model *model; /* what is drawn with: weights from a file, or a training's averages */
     judges panel;
     drawing draw;
+    fitted_prior fit;
     measures found;
     char summary[1024]; /* path; the file is written last, so it marks a finished run */
 } program;
@@ -97,7 +99,9 @@ static int read_data(program *p)
     if (digit_set_read(o->mnist, "t10k", &p->test_digits) ||
         polymnist_build(&p->test_digits, p->photos, o->seed, &p->test))
         return -1;
-    if (o->train && digit_set_read(o->mnist, "train", &p->train_digits)) return -1;
+    if (digit_set_read(o->mnist, "train", &p->train_digits) ||
+        polymnist_build(&p->train_digits, p->photos, o->seed, &p->fitted_to))
+        return -1;
     if (o->train) note("PolyMNIST to train on: %u tuples from %s", p->train_digits.count, o->mnist);
     note("PolyMNIST to judge by: %u tuples from %s", p->test.count, o->mnist);
     return judges_load(p->context, o->data, &p->panel);
@@ -119,6 +123,13 @@ static int prepare_drawing(program *p, const mmebm_trainer_options *settings, do
     if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
     if (status == MMEBM_OK) status = settings_chain_z(settings, step_size, &p->draw.chain_z);
     return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
+}
+
+/* To the weights as they are. */
+static int fit_prior(program *p)
+{
+    fitted_prior_free(&p->fit);
+    return fitted_prior_make(&p->draw, &p->fitted_to, &p->fit);
 }
 
 /* Trained weights from a file. */
@@ -174,7 +185,8 @@ static int write_mark(program *p)
 static int measure_at_mark(void *user)
 {
     program *p = user;
-    if (take_average(p) || measure_unconditional(&p->draw, &p->panel, &p->test, &p->found) ||
+    if (take_average(p) || fit_prior(p) ||
+        measure_unconditional(&p->draw, &p->fit.mixture, &p->panel, &p->test, &p->found) ||
         measure_conditional(&p->draw, &p->panel, &p->test, &p->found) ||
         measure_energies(&p->draw, &p->test, &p->found))
         return -1;
@@ -211,7 +223,7 @@ static int train(program *p)
 static int draw_pictures(program *p)
 {
     note("Drawing pictures into %s", p->given.out);
-    return gallery_write(&p->draw, &p->test, p->given.out);
+    return gallery_write(&p->draw, &p->fit.mixture, &p->test, p->given.out);
 }
 
 static int judge_the_judges(program *p)
@@ -226,7 +238,7 @@ static int judge_the_judges(program *p)
 static int judge_samples(program *p)
 {
     note("Judging samples");
-    return measure_unconditional(&p->draw, &p->panel, &p->test, &p->found);
+    return measure_unconditional(&p->draw, &p->fit.mixture, &p->panel, &p->test, &p->found);
 }
 
 static int judge_filled_in(program *p)
@@ -255,8 +267,8 @@ static int write_summary(program *p)
 
 static int results(program *p)
 {
-    static int (*const stages[])(program *) = {draw_pictures,   judge_the_judges, judge_samples,
-                                               judge_filled_in, compare_energies};
+    static int (*const stages[])(program *) = {fit_prior,     draw_pictures,   judge_the_judges,
+                                               judge_samples, judge_filled_in, compare_energies};
     for (size_t i = 0; i < sizeof stages / sizeof *stages; ++i) {
         if (stages[i](p)) return FAILED;
         if (interrupt_came()) {
@@ -298,7 +310,9 @@ static void close_program(program *p)
     mmebm_model_destroy(&p->model);
     training_close(&p->run);
     mmebm_context_destroy(&p->context);
+    fitted_prior_free(&p->fit);
     polymnist_free(&p->test);
+    polymnist_free(&p->fitted_to);
     digit_set_free(&p->train_digits);
     digit_set_free(&p->test_digits);
     for (int m = 0; m < MODALITIES; ++m) photo_free(&p->photos[m]);

@@ -44,7 +44,10 @@ static void print_table(FILE *out, const measures *m, const char *title)
     row_of_coherence(out, "real test tuples", &m->real, real);
     row_of_coherence(out, "generator samples", &m->generated, m->samples);
     row_of_coherence(out, "revised by langevin_x", &m->revised, m->samples);
-    fprintf(out, "  (digits: effective number, e^entropy, among the tuples that agree; 10 is best)\n");
+    row_of_coherence(out, "samples, fitted prior", &m->fitted, m->samples);
+    row_of_coherence(out, "the same, revised", &m->fitted_revised, m->samples);
+    fprintf(out, "  (digits: effective number, e^entropy, among the tuples that agree; 10 is best.\n"
+                 "  fitted prior: z from 40 Gaussians fitted to latents of training tuples, not from p0)\n");
     fprintf(out, "\nDo filled-in pictures show the digit that was given?\n");
     fprintf(out, "  %-25s %6s         %7s   %8s  %6s\n", "", "right", "chance", "pictures", "tuples");
     row_of_conditional(out, "from one given", &m->given_one);

@@ -20,8 +20,9 @@
 
 enum {
     STATE_MAGIC = 0x504d4e32, /* "PMN2" */
+    ASK_INTERVAL = 8,         /* steps */
     UNTIMED_STEPS = 3,        /* of the trial */
-    TRIAL_STEPS = 12,
+    TRIAL_STEPS = 24,
     LEAST_STEPS = 20
 };
 static const double CHECKPOINT_INTERVAL = 120; /* seconds */
@@ -47,7 +48,8 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
     return mmebm_model_create_preset(context, o->preset, &preset, model);
 }
 
-/* One step. While a device still works on it, the next batch is painted: the diagnostics wait for the step's end.
+/* One step. While a device still works on it, the next batch is painted. Diagnostics wait for the step's end, so they
+ * are asked for every ASK_INTERVAL steps only: else the device would stand still while the next batch goes to it.
  * 0 or -1; *status tells of the library's part. */
 static int step_with_diagnostics(mmebm_trainer *trainer, feeder *food, uint64_t step, double value[CURVES],
                                  mmebm_status *status)
@@ -55,7 +57,7 @@ static int step_with_diagnostics(mmebm_trainer *trainer, feeder *food, uint64_t 
     if (feeder_paint(food, step)) return -1;
     *status = mmebm_trainer_step(trainer, food->batch.view);
     if (*status == MMEBM_OK && feeder_paint(food, step + 1)) return -1;
-    for (int c = 0; c < CURVES && *status == MMEBM_OK; ++c)
+    for (int c = 0; c < CURVES && *status == MMEBM_OK && step % ASK_INTERVAL == 0; ++c)
         *status = mmebm_trainer_diagnostic(trainer, curve_name[c], &value[c]);
     return *status == MMEBM_OK ? 0 : -1;
 }
@@ -76,6 +78,7 @@ static double time_of_step(const training *t, const options *o)
         if (i == UNTIMED_STEPS) start = seconds_now();
         bad = step_with_diagnostics(trainer, &food, i, value, &status);
     }
+    if (status == MMEBM_OK && !bad) status = mmebm_trainer_diagnostic(trainer, curve_name[0], &value[0]);
     if (status != MMEBM_OK)
         library_failed(t->context, status, "trying how long a step takes");
     else if (!bad)
@@ -195,22 +198,27 @@ void training_close(training *t)
 
 /* ---- running */
 
+/* l of the z chain as it is now, for drawing. */
+static mmebm_status take_step_size(training *t)
+{
+    return mmebm_trainer_diagnostic(t->trainer, "step_size_z", &t->state.step_size_z);
+}
+
 static int save_checkpoint(training *t)
 {
-    mmebm_status status = mmebm_trainer_set_user_state(t->trainer, &t->state, sizeof t->state);
+    mmebm_status status = take_step_size(t);
+    if (status == MMEBM_OK) status = mmebm_trainer_set_user_state(t->trainer, &t->state, sizeof t->state);
     if (status == MMEBM_OK) status = mmebm_trainer_save(t->trainer, t->checkpoint, NULL);
     return status == MMEBM_OK ? 0 : library_failed(t->context, status, "writing the checkpoint");
 }
 
 static int step_once(training *t, feeder *food)
 {
-    double value[CURVES];
     mmebm_status status = MMEBM_OK;
-    const int bad = step_with_diagnostics(t->trainer, food, t->state.step, value, &status);
-    if (!bad) status = mmebm_trainer_diagnostic(t->trainer, "step_size_z", &t->state.step_size_z);
+    const int bad = step_with_diagnostics(t->trainer, food, t->state.step, t->asked, &status);
     if (status != MMEBM_OK) return library_failed(t->context, status, "a step of the training");
     if (bad) return -1;
-    history_add(&t->state.curves, value);
+    history_add(&t->state.curves, t->asked);
     ++t->state.step;
     return 0;
 }
@@ -244,7 +252,7 @@ static int steps_until_stopped(training *t, const options *o, feeder *food, int 
         if (interrupt_came()) return TRAINING_STOPPED;
         if (t->state.seconds >= mark && t->state.step < t->state.steps) { /* the end is measured anyway */
             const double before = seconds_now();
-            if (measure(user)) return TRAINING_FAILED;
+            if (take_step_size(t) != MMEBM_OK || measure(user)) return TRAINING_FAILED;
             start_time += seconds_now() - before;
             mark = next_mark(o, t->state.seconds);
         }

@@ -29,6 +29,7 @@ typedef struct training {
     mmebm_trainer *trainer;
     char checkpoint[1024]; /* path */
     run_state state;
+    double asked[CURVES]; /* diagnostics when they were last asked for */
 } training;
 
 enum { TRAINING_FAILED = -1, TRAINING_DONE = 0, TRAINING_STOPPED = 1 };
