@@ -139,7 +139,7 @@ static int complete(options *o, const char *training_word)
     if (o->train && *o->model) return failed("--train makes new weights, --model shows trained ones: choose one");
     if (o->fresh && o->resume) return failed("--fresh and --resume contradict each other");
     if (!o->mnist) o->mnist = o->data;
-    if (!o->preset) o->preset = o->train ? "polymnist-small" : "polymnist";
+    if (!o->preset) o->preset = "polymnist-small";
     if (!o->judged) o->judged = o->train ? 1000 : 200;
     if (!*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
     return settings_complete(o) || settings_make(o, 1, &unused); /* says now what is wrong with --set */
