@@ -144,7 +144,7 @@ group_valgrind() {
 
 group_clang() {
     have clang || { skip_group "clang" "clang is not installed"; return; }
-    if CC=clang CXX=clang++ build "$work/clang" --buildtype=debugoptimized; then
+    if CC=clang CXX=clang++ build "$work/clang" --buildtype=debugoptimized -Dgpu=disabled; then
         CC=clang run_group "clang, warnings as errors" --check clang_build "ninja -C '$work/clang'"
     else
         fail_group "clang" "the build failed, see the log"
