@@ -23,6 +23,7 @@ enum {
     LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
     STAGES = 3,
     MAX_PATCH_BYTES = 84 * 1024,
+    LARGE_TILE_BYTES = 128 * 1024, /* most that a tile of 256 pixels takes */
     HALF_SHARED_BYTES = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
 
@@ -595,7 +596,8 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
     plan->source_buffers = plan->groups > 1 ? 2 : 1;
     if (lines && lines * plan->source_buffers * LINE_BYTES <= MAX_PATCH_BYTES) {
         plan->source_lines = (int32_t)((lines + 7) / 8 * 8);
-        const bool whole = plan->groups == 1 && factor_bytes<BM, BN, WHOLE>(plan) <= HALF_SHARED_BYTES;
+        const size_t bytes = factor_bytes<BM, BN, WHOLE>(plan);
+        const bool whole = plan->groups == 1 && bytes <= HALF_SHARED_BYTES && bytes <= device->block_shared;
         return whole ? launch_kernel<BM, BN, WHOLE>(device, plan) : launch_kernel<BM, BN, PATCH>(device, plan);
     }
     plan->source_lines = BM;
@@ -644,12 +646,14 @@ mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_pro
     plan.wide = epilogue_is_wide(product);
     const int64_t pixels = (int64_t)plan.pixels * (product->geometry.phases_out ? (int64_t)PHASES : 1);
     const int64_t processors = device->processors;
-    if (plan.padded == 16)
-        return pixels / 256 < 4 * processors ? launch<128, 16>(device, &plan) : launch<256, 16>(device, &plan);
+    const bool large = device->block_shared >= LARGE_TILE_BYTES; /* not on sm_86, sm_89, sm_120 */
+    if (plan.padded == 16 && large && pixels / 256 >= 4 * processors) return launch<256, 16>(device, &plan);
+    if (plan.padded == 16) return launch<128, 16>(device, &plan);
     if (plan.padded == 32) return launch<128, 32>(device, &plan);
     if (plan.padded == 80) return launch<128, 80>(device, &plan);
     const int64_t blocks = plan.padded == 64 ? pixels / 256 : pixels / 128 * (plan.padded / 128);
-    if (blocks < processors) return launch<64, 64>(device, &plan); /* few pixels: smaller tiles fill the chip */
+    const bool few = blocks < processors; /* pixels: smaller tiles fill the chip */
+    if (few || (plan.padded == 64 && !large)) return launch<64, 64>(device, &plan);
     return plan.padded == 64 ? launch<256, 64>(device, &plan) : launch<128, 128>(device, &plan);
 }
 

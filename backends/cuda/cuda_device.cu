@@ -119,6 +119,7 @@ mmebm_status mmebm__cuda_device_open(const mmebm_host *host, const mmebm_device_
     opened->ordinal = ordinal;
     opened->callers = static_cast<cudaStream_t>(spec->stream);
     opened->processors = about.multiProcessorCount;
+    opened->block_shared = about.sharedMemPerBlockOptin;
     opened->launches_early = about.major >= 9;
     int driver = 0;
     cudaDriverGetVersion(&driver);

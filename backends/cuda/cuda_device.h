@@ -39,6 +39,7 @@ struct mmebm_device {
     mmebm_host host;
     int ordinal;        /* CUDA's number of the device */
     int processors;     /* multiprocessors */
+    size_t block_shared; /* bytes of shared memory that a block may have */
     int launches_early;      /* sm_90 and newer: cuda_launch.h */
     mutable int after_event; /* the next kernel follows an event, so it must not launch early */
     cuda_lane lanes[MMEBM_BRANCHES][CUDA_LANES];
