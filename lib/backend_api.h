@@ -32,7 +32,7 @@ typedef struct mmebm_host {
     uint32_t struct_size;
     uint32_t reserved;
     void *owner;
-    void *(*allocate)(void *owner, size_t size, size_t alignment); /* NULL on failure, no error set */
+    void *(*allocate)(void *owner, size_t size, size_t alignment); /* zero-filled; NULL on failure, no error set */
     void (*release)(void *owner, void *memory, size_t size);
     mmebm_status (*fail)(void *owner, mmebm_status status, const char *format, ...);
     void (*log)(void *owner, int32_t level, const char *format, ...);

@@ -79,27 +79,37 @@ const char *mmebm_last_error(const mmebm_context *context)
 
 /* ---- memory */
 
+/* Zero-filled by calloc, which does not touch pages that are fresh from the system: workspace that is never used costs
+ * nothing. calloc's own address stands before the aligned one. */
 static void *default_allocate(void *user, size_t size, size_t alignment)
 {
     (void)user;
     size_t padded;
-    if (!mmebm__checked_add(size, alignment - 1, &padded)) return NULL;
-    return aligned_alloc(alignment, padded & ~(alignment - 1)); /* C11 wants a multiple of the alignment */
+    if (!mmebm__checked_add(size, alignment - 1 + sizeof(void *), &padded)) return NULL;
+    char *whole = calloc(1, padded);
+    if (!whole) return NULL;
+    const uintptr_t first = (uintptr_t)whole + sizeof(void *);
+    char *memory = whole + sizeof(void *) + (alignment - first % alignment) % alignment;
+    memcpy(memory - sizeof whole, &whole, sizeof whole);
+    return memory;
 }
 
 static void default_release(void *user, void *memory, size_t size)
 {
     (void)user;
     (void)size;
-    free(memory);
+    char *whole;
+    memcpy(&whole, (char *)memory - sizeof whole, sizeof whole);
+    free(whole);
 }
 
-/* Hooks never see size 0, whose meaning differs between allocators. */
+/* Zero-filled. Hooks never see size 0, whose meaning differs between allocators. */
 static void *allocate_counted(mmebm_context *context, size_t size, size_t alignment)
 {
     const size_t bytes = size ? size : 1;
     void *memory = context->allocate(context->allocator_user, bytes, alignment);
     if (!memory) return NULL;
+    if (context->allocate != default_allocate) memset(memory, 0, bytes);
     context->in_use += bytes;
     if (context->in_use > context->peak) context->peak = context->in_use;
     return memory;
@@ -116,7 +126,7 @@ static void release_counted(mmebm_context *context, void *memory, size_t size)
 void *mmebm__allocate(mmebm_context *context, size_t size)
 {
     void *memory = allocate_counted(context, size, MEMORY_ALIGNMENT);
-    if (memory) return memset(memory, 0, size);
+    if (memory) return memory;
     mmebm__fail(context, MMEBM_E_MEMORY, "%zu bytes of memory could not be had; %llu bytes are in use", size,
                 (unsigned long long)context->in_use);
     return NULL;

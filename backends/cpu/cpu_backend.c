@@ -28,7 +28,6 @@ static mmebm_status device_open(const mmebm_host *host, const mmebm_device_spec 
     if (count > MAX_THREADS) count = MAX_THREADS;
     mmebm_device *device = host->allocate(host->owner, sizeof *device, 64);
     if (!device) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a device");
-    memset(device, 0, sizeof *device);
     device->host = host;
     mmebm_status status = mmebm__dnnl_open(host, count, &device->dnnl);
     if (status == MMEBM_OK)
@@ -69,7 +68,7 @@ static mmebm_status buffer_create(mmebm_device *device, size_t bytes, void **buf
     const mmebm_host *host = device->host;
     void *memory = host->allocate(host->owner, bytes, 64);
     if (!memory) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for %zu bytes", bytes);
-    *buffer = memset(memory, 0, bytes);
+    *buffer = memory;
     return MMEBM_OK;
 }
 

@@ -414,7 +414,6 @@ cpu_op *mmebm__op_create(cpu_dnnl *dnnl, const cpu_op_spec *spec)
 {
     cpu_op *op = dnnl->host->allocate(dnnl->host->owner, mmebm__op_bytes(dnnl), 64);
     if (!op) return NULL;
-    memset(op, 0, mmebm__op_bytes(dnnl));
     op->dnnl = dnnl;
     op->spec = *spec;
     return op;
@@ -527,7 +526,6 @@ mmebm_status mmebm__dnnl_open(const mmebm_host *host, uint32_t threads, cpu_dnnl
     *out = NULL;
     cpu_dnnl *dnnl = host->allocate(host->owner, dnnl_size(threads), 64);
     if (!dnnl) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for the oneDNN engine");
-    memset(dnnl, 0, dnnl_size(threads));
     dnnl->host = host;
     dnnl->threads = threads;
     dnnl_status_t status = dnnl_engine_create(&dnnl->engine, dnnl_cpu, 0);

@@ -24,7 +24,6 @@ void *mmebm__cpu_plan_take(mmebm_plan *plan, size_t size)
     const size_t head = mmebm__cpu_round_up(sizeof(cpu_plan_memory)), whole = head + mmebm__cpu_round_up(size);
     cpu_plan_memory *memory = host->allocate(host->owner, whole, 64);
     if (!memory) return NULL;
-    memset(memory, 0, whole);
     memory->next = plan->memory;
     memory->size = whole;
     plan->memory = memory;
@@ -219,7 +218,6 @@ static mmebm_status make_plan(mmebm_device *device, const mmebm_plan_spec *spec,
     const mmebm_host *host = device->host;
     mmebm_plan *plan = host->allocate(host->owner, sizeof *plan, 64);
     if (!plan) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
-    memset(plan, 0, sizeof *plan);
     plan->device = device;
     plan->spec = *spec;
     plan->bf16 = spec->precision == MMEBM_PRECISION_BF16;
@@ -251,7 +249,6 @@ mmebm_status mmebm__cpu_plan_create(mmebm_device *device, const mmebm_plan_spec 
                           spec->precision);
     uint8_t *keeps_f32 = host->allocate(host->owner, spec->graph->layer_count, 64);
     if (!keeps_f32) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
-    memset(keeps_f32, 0, spec->graph->layer_count);
     mmebm_status status;
     int again;
     do {

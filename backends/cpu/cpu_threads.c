@@ -124,7 +124,6 @@ mmebm_status mmebm__cpu_threads_create(const mmebm_host *host, uint32_t count, v
     *out = NULL;
     cpu_threads *threads = host->allocate(host->owner, threads_size(count), 64);
     if (!threads) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for %u threads", count);
-    __builtin_memset(threads, 0, threads_size(count));
     threads->host = host;
     threads->count = count;
     threads->start = start;

@@ -49,7 +49,7 @@ static mmebm_status buffer_create(mmebm_device *device, size_t bytes, void **buf
     const mmebm_host *host = &device->host;
     void *memory = host->allocate(host->owner, bytes, 64);
     if (!memory) return host->fail(host->owner, MMEBM_E_MEMORY, "reference: no memory for %zu bytes", bytes);
-    *buffer = memset(memory, 0, bytes);
+    *buffer = memory;
     return MMEBM_OK;
 }
 

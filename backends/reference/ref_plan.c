@@ -71,7 +71,6 @@ mmebm_status mmebm__ref_plan_create(mmebm_device *device, const mmebm_plan_spec 
     mmebm_plan *block = bytes == SIZE_MAX ? NULL : host->allocate(host->owner, bytes, 64);
     if (!block)
         return host->fail(host->owner, MMEBM_E_MEMORY, "reference: no memory for a plan of %zu bytes", bytes);
-    memset(block, 0, bytes);
     lay_out((char *)block, spec);
     block->device = device;
     block->graph = spec->graph;
