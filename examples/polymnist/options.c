@@ -39,7 +39,7 @@ static const option_row rows[] = {
     ROW("--precision", ALWAYS, PRECISION, precision, 0, 0, "auto|f32|bf16  auto: bf16 where it is fast (auto)"),
     ROW("--seed", ALWAYS, U64, seed, 0, 1e18, "N  of data, weights and chains (0)"),
     ROW("--judge", ALWAYS, U32, judged, 10, 1e5,
-        "N  samples to judge, and 2/5 as many test tuples to fill in (200; with --train 1000)"),
+        "N  samples to judge, and 2/5 as many test tuples to fill in (1000)"),
     ROW("--preset", ALWAYS, TEXT, preset, 0, 0,
         "NAME  networks and settings: polymnist, the paper's, or polymnist-small (with --train)"),
     ROW("--set", ALWAYS, LIST, set, 0, 0,
@@ -140,7 +140,7 @@ static int complete(options *o, const char *training_word)
     if (o->fresh && o->resume) return failed("--fresh and --resume contradict each other");
     if (!o->mnist) o->mnist = o->data;
     if (!o->preset) o->preset = "polymnist-small";
-    if (!o->judged) o->judged = o->train ? 1000 : 200;
+    if (!o->judged) o->judged = 1000;
     if (!*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
     return settings_complete(o) || settings_make(o, 1, &unused); /* says now what is wrong with --set */
 }
