@@ -650,7 +650,8 @@ typedef struct mmebm_trainer_options {
     uint32_t guard_tries;    /* rollbacks before MMEBM_E_DIVERGED */
     float guard_rate;        /* factor on all rates at a rollback */
     float guard_loss;        /* a step is bad if a loss or norm is not finite, or: reconstruction > guard_loss times its
-                                running mean + 50, |dE| > guard_energy, latent norm > guard_latent */
+                                running mean + 50 (from step guard_interval on), |dE| > guard_energy, latent norm >
+                                guard_latent */
     float guard_energy;
     float guard_latent;
     uint32_t reserved;  /* must be 0 */

@@ -306,6 +306,33 @@ TEST(the_average_never_holds_a_bad_step)
     close_fixture(&f);
 }
 
+static void scale_data(fixture *f, float factor)
+{
+    for (int i = 0; i < MODALITIES; ++i)
+        for (uint32_t k = 0; k < BATCH * MAX_SIZE; ++k) f->x[i][k] *= factor;
+}
+
+/* A reconstruction that leaps up is let pass in the first guard_interval steps, where Adam overshoots, and not after. */
+TEST(the_first_steps_may_overshoot)
+{
+    enum { INTERVAL = 3 };
+    fixture f;
+    REQUIRE(open_fixture(&f, 2));
+    f.options.guard_interval = INTERVAL;
+    f.options.guard_latent = 1e6f;
+    f.options.guard_energy = 1e12f;
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    for (int step = 1; step <= 2 * INTERVAL; ++step) {
+        const float leap = step == INTERVAL || step == 2 * INTERVAL ? 100.0f : 1.0f;
+        scale_data(&f, leap);
+        OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+        CHECK_MSG(diagnostic(&f, "rollbacks") == (step == 2 * INTERVAL), "step %d: %g rollbacks", step,
+                  diagnostic(&f, "rollbacks"));
+        scale_data(&f, 1.0f / leap);
+    }
+    close_fixture(&f);
+}
+
 /* A step that never was asked about leaves no trace when the trainer goes. */
 TEST(a_trainer_may_go_with_a_step_under_way)
 {
@@ -328,6 +355,7 @@ int main(void)
     RUN(threads_change_no_bit);
     RUN(a_bad_step_leaves_nothing_behind);
     RUN(a_failure_is_returned_by_the_call_that_finds_it);
+    RUN(the_first_steps_may_overshoot);
     RUN(the_average_never_holds_a_bad_step);
     RUN(a_trainer_may_go_with_a_step_under_way);
     return HARNESS_RESULT();
