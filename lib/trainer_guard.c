@@ -17,7 +17,7 @@ static int bad_diagnostic(const mmebm_trainer *t)
         if (!isfinite(d[i])) return i;
     }
     const double mean = t->counters.reconstruction_mean;
-    /* Adam's first steps overshoot: the paper's networks pass through six times the reconstruction that they begin at */
+    /* Adam first overshoots: the paper's networks pass through six times the reconstruction that they begin at */
     const int settled = t->counters.updates > options->guard_interval;
     if (settled && mean > 0.0 && d[MMEBM_DIAGNOSTIC_RECONSTRUCTION] > options->guard_loss * mean + 50.0)
         return MMEBM_DIAGNOSTIC_RECONSTRUCTION;

@@ -312,7 +312,7 @@ static void scale_data(fixture *f, float factor)
         for (uint32_t k = 0; k < BATCH * MAX_SIZE; ++k) f->x[i][k] *= factor;
 }
 
-/* A reconstruction that leaps up is let pass in the first guard_interval steps, where Adam overshoots, and not after. */
+/* A reconstruction that leaps up is let pass in the first guard_interval steps, where Adam overshoots, not after. */
 TEST(the_first_steps_may_overshoot)
 {
     enum { INTERVAL = 3 };
