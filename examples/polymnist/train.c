@@ -215,10 +215,10 @@ static int save_checkpoint(training *t)
 static int step_once(training *t, feeder *food)
 {
     mmebm_status status = MMEBM_OK;
-    const int bad = step_with_diagnostics(t->trainer, food, t->state.step, t->asked, &status);
+    const int bad = step_with_diagnostics(t->trainer, food, t->state.step, t->state.asked, &status);
     if (status != MMEBM_OK) return library_failed(t->context, status, "a step of the training");
     if (bad) return -1;
-    history_add(&t->state.curves, t->asked);
+    history_add(&t->state.curves, t->state.asked);
     ++t->state.step;
     return 0;
 }

@@ -18,6 +18,7 @@ typedef struct run_state {
     uint64_t step, steps;            /* done and planned: also the place in the data */
     double seconds;                  /* trained so far */
     double step_size_z;              /* to which langevin_z has adapted */
+    double asked[CURVES];            /* diagnostics when they were last asked for */
     history curves;
 } run_state;
 
@@ -29,7 +30,6 @@ typedef struct training {
     mmebm_trainer *trainer;
     char checkpoint[1024]; /* path */
     run_state state;
-    double asked[CURVES]; /* diagnostics when they were last asked for */
 } training;
 
 enum { TRAINING_FAILED = -1, TRAINING_DONE = 0, TRAINING_STOPPED = 1 };
