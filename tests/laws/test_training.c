@@ -241,17 +241,23 @@ TEST(threads_change_no_bit)
 
 /* ---- the guard */
 
+/* A trainer to whose guard every step is bad. */
+static int open_guarded(fixture *f, uint32_t tries)
+{
+    if (!open_fixture(f, 2)) return 0;
+    f->options.guard_interval = 10;
+    f->options.guard_tries = tries;
+    f->options.guard_energy = 1e-20f;
+    return open_trainer(f, make_mlp(f->context));
+}
+
 /* Every step is bad: the weights stay those of the start, and after guard_tries rollbacks it is an error. A backend may
  * find a step's result in the next call (mmebm.h), so the diagnostic's status counts too. */
 TEST(a_bad_step_leaves_nothing_behind)
 {
     enum { TRIES = 2 };
     fixture f;
-    REQUIRE(open_fixture(&f, 2));
-    f.options.guard_interval = 10;
-    f.options.guard_tries = TRIES;
-    f.options.guard_energy = 1e-20f;
-    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    REQUIRE(open_guarded(&f, TRIES));
     float before[MAX_WEIGHTS], after[MAX_WEIGHTS];
     const size_t count = read_weights(f.model, "", before);
     for (int try = 1; try <= TRIES + 1; ++try) {
@@ -271,11 +277,7 @@ TEST(a_failure_is_returned_by_the_call_that_finds_it)
 {
     enum { TRIES = 2 };
     fixture f;
-    REQUIRE(open_fixture(&f, 2));
-    f.options.guard_interval = 10;
-    f.options.guard_tries = TRIES;
-    f.options.guard_energy = 1e-20f;
-    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    REQUIRE(open_guarded(&f, TRIES));
     float before[MAX_WEIGHTS], after[MAX_WEIGHTS];
     const size_t count = read_weights(f.model, "", before);
     const int late = (f.context->ops->capabilities & MMEBM_BACKEND_ASYNCHRONOUS) != 0;
@@ -292,10 +294,7 @@ TEST(a_failure_is_returned_by_the_call_that_finds_it)
 TEST(the_average_never_holds_a_bad_step)
 {
     fixture f;
-    REQUIRE(open_fixture(&f, 2));
-    f.options.guard_interval = 10;
-    f.options.guard_energy = 1e-20f;
-    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    REQUIRE(open_guarded(&f, 2));
     mmebm_model *average = make_mlp(f.context);
     float before[MAX_WEIGHTS], after[MAX_WEIGHTS];
     const size_t count = read_weights(f.model, "", before);
