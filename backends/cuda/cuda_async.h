@@ -108,64 +108,105 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
 #define EIGHT_TILES(j)                                                                                                 \
     FOUR_SUMS(j), FOUR_SUMS(j + 1), FOUR_SUMS(j + 2), FOUR_SUMS(j + 3), FOUR_SUMS(j + 4), FOUR_SUMS(j + 5),            \
         FOUR_SUMS(j + 6), FOUR_SUMS(j + 7)
-#define LEFT_AND_RIGHT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right)
+#define SUMS_16 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define SUMS_32 SUMS_16 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define SUMS_64 SUMS_32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define SUMS_80 SUMS_64 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define SUMS_128                                                                                                       \
+    SUMS_80 ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
-/* c (64 x 8 TILES) += a (64 x 16) right (16 x 8 TILES); a thread holds of c and a what `multiply` gives its warp's 16
- * lines. */
-static __device__ __forceinline__ void multiply_group(float (&c)[2][4], const uint32_t (&a)[4], uint64_t right)
+/* c (64 x N) += a (64 x 16) right (16 x N); a thread holds of c, and of a in registers, what `multiply` gives its
+ * warp's 16 lines. P0 .. P4 are the numbers of the operands after the sums. */
+#define GROUP_PRODUCTS(N, P0, P1, P2, P3, P4, ...)                                                                     \
+    static __device__ __forceinline__ void multiply_group(float (&c)[N / 8][4], const uint32_t (&a)[4],                \
+                                                          uint64_t right)                                              \
+    {                                                                                                                  \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" SUMS_##N "}, {%" #P0 ",%" #P1        \
+                     ",%" #P2 ",%" #P3 "}, %" #P4 ", 1, 1, 1, 0;\n"                                                    \
+                     : __VA_ARGS__                                                                                     \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                                        \
+    }                                                                                                                  \
+    static __device__ __forceinline__ void multiply_group(float (&c)[N / 8][4], uint64_t a, uint64_t right)            \
+    {                                                                                                                  \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" SUMS_##N "}, %" #P0 ", %" #P1        \
+                     ", 1, 1, 1, 0, 0;\n"                                                                              \
+                     : __VA_ARGS__                                                                                     \
+                     : "l"(a), "l"(right));                                                                            \
+    }
+
+GROUP_PRODUCTS(16, 8, 9, 10, 11, 12, FOUR_SUMS(0), FOUR_SUMS(1))
+GROUP_PRODUCTS(32, 16, 17, 18, 19, 20, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3))
+GROUP_PRODUCTS(64, 32, 33, 34, 35, 36, EIGHT_TILES(0))
+GROUP_PRODUCTS(80, 40, 41, 42, 43, 44, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
+GROUP_PRODUCTS(128, 64, 65, 66, 67, 68, EIGHT_TILES(0), EIGHT_TILES(8))
+
+/* ---- sm_90a: copies by the engine, which tell a barrier in shared memory how many bytes arrived. A barrier's phase
+ * ends when `count` threads have arrived and all bytes that were announced are there. */
+
+static __device__ __forceinline__ void barrier_open(uint32_t barrier, uint32_t count)
 {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7"
-                 "}, {%8,%9,%10,%11}, %12, 1, 1, 1, 0;\n"
-                 : FOUR_SUMS(0), FOUR_SUMS(1)
-                 : LEFT_AND_RIGHT);
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(count) : "memory");
 }
 
-static __device__ __forceinline__ void multiply_group(float (&c)[4][4], const uint32_t (&a)[4], uint64_t right)
+/* After barrier_open, before a __syncthreads. */
+static __device__ __forceinline__ void barriers_opened()
 {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-                 "}, {%16,%17,%18,%19}, %20, 1, 1, 1, 0;\n"
-                 : FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3)
-                 : LEFT_AND_RIGHT);
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
-static __device__ __forceinline__ void multiply_group(float (&c)[8][4], const uint32_t (&a)[4], uint64_t right)
+static __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
 {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-                 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;\n"
-                 : EIGHT_TILES(0)
-                 : LEFT_AND_RIGHT);
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
-static __device__ __forceinline__ void multiply_group(float (&c)[10][4], const uint32_t (&a)[4], uint64_t right)
+static __device__ __forceinline__ void barrier_announce(uint32_t barrier, uint32_t bytes)
 {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                 "%32,%33,%34,%35,%36,%37,%38,%39"
-                 "}, {%40,%41,%42,%43}, %44, 1, 1, 1, 0;\n"
-                 : EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9)
-                 : LEFT_AND_RIGHT);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-static __device__ __forceinline__ void multiply_group(float (&c)[16][4], const uint32_t (&a)[4], uint64_t right)
+/* Until the phase of that parity has ended; that of parity 1 counts as ended before the first. */
+static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
 {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-                 "}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;\n"
-                 : EIGHT_TILES(0), EIGHT_TILES(8)
-                 : LEFT_AND_RIGHT);
+    asm volatile("{\n"
+                 ".reg .pred ended;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+                 "@ended bra done;\n"
+                 "bra again;\n"
+                 "done:\n"
+                 "}\n" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* A run of bytes: multiples of 16 at addresses of such. */
+static __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+                     target),
+                 "l"(source), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+/* The lines that `map` gives from pixel (x, y) of a row on, from channel c on. */
+static __device__ __forceinline__ void copy_pixels(uint32_t target, const void *map, int32_t c, int32_t x, int32_t y,
+                                                   int32_t row, uint32_t barrier)
+{
+    const uint16_t none = 0;
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, "
+                 "{%2, %3, %4, %5}], [%6], {%7, %7};\n" ::"r"(target),
+                 "l"(map), "r"(c), "r"(x), "r"(y), "r"(row), "r"(barrier), "h"(none)
+                 : "memory");
 }
 
 #undef FOUR_SUMS
 #undef EIGHT_TILES
-#undef LEFT_AND_RIGHT
+#undef SUMS_16
+#undef SUMS_32
+#undef SUMS_64
+#undef SUMS_80
+#undef SUMS_128
+#undef GROUP_PRODUCTS
 
 #endif /* CUDA_HAS_WARPGROUPS */
 

@@ -12,14 +12,11 @@
  *   whole    the same, and all weights with it: sums of a single chunk wait once and then run without a barrier.
  *   gather   for each (chunk, tap), the BM pixels that it meets. For everything else.
  */
-#include "cuda_async.h"
-#include "cuda_epilogue.h"
+#include "cuda_conv.h"
 #include "cuda_launch.h"
 
 enum {
     THREADS = 128,
-    PHASES = 4,
-    PHASE_TAPS = 4,
     LINES_AT_ONCE = THREADS / 8 /* a thread copies one chunk of a line */,
     STAGES = 3,
     MAX_PATCH_BYTES = 84 * 1024,
@@ -29,24 +26,6 @@ enum {
 
 /* How a block gets its factors. */
 enum conv_way { GATHER, PATCH, WHOLE };
-
-struct conv_plan {
-    cuda_product product;
-    int32_t pixels;       /* result pixels before windows, of all rows */
-    int32_t padded;       /* result channels in the packed weights */
-    int32_t chunks;       /* of LINE_CHANNELS source channels */
-    int32_t groups;       /* chunks, of all of the source's phases */
-    int32_t source_lines; /* of a source buffer: BM or those of a patch */
-    int32_t source_buffers;
-    int32_t wide;
-    int32_t parts, part_chunks; /* parts of a long sum, each of so many chunks */
-};
-
-static __device__ int32_t chunk_steps(int32_t channels, int32_t chunk)
-{
-    const int32_t left = channels - chunk * LINE_CHANNELS;
-    return left >= LINE_CHANNELS ? 4 : (left + 15) / 16;
-}
 
 /* Position along one axis of the source; false if the tap meets nothing. */
 static __device__ __forceinline__ bool source_place(const cuda_geometry &g, int axis, int32_t at, int32_t tap,
@@ -81,36 +60,6 @@ static __device__ void find_patch(const conv_plan &plan, int32_t first, int32_t 
     *count = (high.row * height + (min(y1, g.in[0] - 1) >> halved)) * width + right + 1 - *start;
 }
 
-/* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is
- * cut into such; offset leads from a result pixel to the source pixel at tap (0, 0). */
-struct conv_step {
-    int32_t number, group, chunk, phase, tap, a, b;
-    int32_t offset[2];
-};
-
-static __device__ __forceinline__ void enter_group(const conv_plan &plan, int32_t result_phase, conv_step *step)
-{
-    const cuda_geometry &g = plan.product.geometry;
-    step->tap = step->a = step->b = 0;
-    step->chunk = g.phases_in ? step->group % plan.chunks : step->group;
-    step->phase = g.phases_in ? step->group / plan.chunks : result_phase;
-    const int32_t py = step->phase >> 1, px = step->phase & 1;
-    step->offset[0] = g.phases_in ? -py : g.phases_out ? py - 1 : g.offset[0];
-    step->offset[1] = g.phases_in ? -px : g.phases_out ? px - 1 : g.offset[1];
-}
-
-static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t result_phase, conv_step *step)
-{
-    const cuda_geometry &g = plan.product.geometry;
-    ++step->number;
-    ++step->tap;
-    if (++step->b < g.kernel[1]) return;
-    step->b = 0;
-    if (++step->a < g.kernel[0]) return;
-    ++step->group;
-    enter_group(plan, result_phase, step);
-}
-
 /* Shared memory: zeros and pixel places | STAGES slices of weights | source buffers. Every part begins at a multiple of
  * 1024 bytes, as the tensor cores want it. */
 template <int BM, conv_way WAY> static __host__ __device__ constexpr uint32_t head_bytes()
@@ -126,7 +75,7 @@ template <conv_way WAY> static __host__ __device__ __forceinline__ int32_t weigh
 
 /* A block is four warps; of every 64 pixels, warp w has 16 w .. 16 w + 15. */
 template <int BM, int BN, conv_way WAY> struct conv_block {
-    static constexpr int MB = BM / 64, NT = BN / 8, PITCH = BN + 4 /* floats of a line of the turned tile */;
+    static constexpr int MB = BM / 64, NT = BN / 8;
     const conv_plan &plan;
     const cuda_product &product;
     const cuda_geometry &g;
@@ -150,18 +99,11 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
 
     __device__ __forceinline__ void load_weights(const conv_step &step) const
     {
-        const int32_t column = tid % CHUNKS;
-        const uint32_t slice = slice_of(step);
-        const __nv_bfloat16 *from = static_cast<const __nv_bfloat16 *>(product.weights) +
-                                    ((int64_t)(phase * plan.groups * PHASE_TAPS + step.number) * plan.padded + n0) *
-                                        LINE_CHANNELS +
-                                    column * CHUNK_CHANNELS;
-        /* lines 16 apart have the same place for a chunk */
-        const uint32_t target = slice + chunk_place(tid / CHUNKS, column);
-        from += tid / CHUNKS * LINE_CHANNELS;
+        const uint32_t target = slice_of(step) + tid * 16;
+        const __nv_bfloat16 *from = weight_slice(plan, phase, step.number, n0) + tid * CHUNK_CHANNELS;
 #pragma unroll
-        for (int i = 0; i < BN / LINES_AT_ONCE; ++i)
-            copy_async(target + i * LINES_AT_ONCE * LINE_BYTES, from + i * LINES_AT_ONCE * LINE_CHANNELS, true);
+        for (int i = 0; i < BN * CHUNKS / THREADS; ++i)
+            copy_async(target + i * THREADS * 16, from + i * THREADS * CHUNK_CHANNELS, true);
     }
 
     /* The patch of one of the source's phases: its lines are every other pixel of every other line of the image. */
@@ -350,95 +292,27 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         wait_products<0>();
     }
 
-    /* Each warp turns its sums around in shared memory, so that a thread gets LANES channels of a pixel. */
     __device__ __forceinline__ void store(const float (&sums)[MB][NT][4], float *shared_tiles) const
     {
-        float *tile = shared_tiles + warp * MB * 16 * PITCH;
+        float *tile = shared_tiles + warp * MB * 16 * tile_pitch<BN>();
+        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, end = plan.pixels >> shift;
 #pragma unroll
-        for (int i = 0; i < MB; ++i)
-#pragma unroll
-            for (int j = 0; j < NT; ++j) {
-                float *place = tile + (i * 16 + lane / 4) * PITCH + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2 *>(place) = make_float2(sums[i][j][0], sums[i][j][1]);
-                *reinterpret_cast<float2 *>(place + 8 * PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
-            }
+        for (int i = 0; i < MB; ++i) turn_sums(sums[i], tile + i * 16 * tile_pitch<BN>(), lane);
         __syncwarp();
+        const auto pixel_of = [&](int32_t r) {
+            const int32_t line = r << shift, q = (m0 + line / 16 * 64 + warp * 16 + line % 16) >> shift;
+            if (q >= end) return stored_pixel{-1, -1};
+            const int32_t at = g.phases_out ? placed_pixel(g, phase, 0, q / g.out[1], q % g.out[1]) : q;
+            return stored_pixel{at, residual_pixel(product, at)};
+        };
+        const auto load_bias = [&](int32_t n, float *bias) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
+        };
         if (plan.wide)
-            store_wide(tile);
+            store_wide<BN, 4>(product, tile, lane, MB * 16, n0, pixel_of, load_bias);
         else
-            store_narrow(tile);
-    }
-
-    /* First line in the tile of the warp's stored pixel r, and that pixel's number. */
-    __device__ __forceinline__ int32_t stored_pixel(int32_t r, int32_t shift, int32_t *line) const
-    {
-        *line = r << shift;
-        return (m0 + *line / 16 * 64 + warp * 16 + *line % 16) >> shift;
-    }
-
-    /* The place in memory of result pixel q. */
-    __device__ __forceinline__ int32_t placed_pixel(int32_t q) const
-    {
-        if (!g.phases_out) return q;
-        const int32_t line = q / g.out[1], x = q % g.out[1];
-        return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
-    }
-
-    /* What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in the kernel: copies
-     * of it for every part of the tile would not fit the instruction cache. */
-    __device__ __forceinline__ void store_wide(const float *tile) const
-    {
-        constexpr int ASKED = 4;
-        const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (MB * 16 >> shift) * NT;
-#pragma unroll 1
-        for (int32_t first = lane; first < items; first += 32 * ASKED) {
-            epilogue_reads reads[ASKED];
-            int32_t line, q[ASKED];
-#pragma unroll
-            for (int u = 0; u < ASKED; ++u) {
-                const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
-                q[u] = stored_pixel(item / NT, shift, &line);
-                if (item >= items || q[u] << shift >= plan.pixels || n >= product.out_channels) q[u] = -1;
-                if (q[u] < 0) continue;
-                q[u] = placed_pixel(q[u]);
-                ask(product, q[u], n, &reads[u]);
-            }
-#pragma unroll
-            for (int u = 0; u < ASKED; ++u) {
-                const int32_t item = first + 32 * u;
-                if (q[u] < 0) continue;
-                stored_pixel(item / NT, shift, &line);
-                const float4 *from = reinterpret_cast<const float4 *>(tile + line * PITCH + item % NT * LANES);
-                float4 low = from[0], high = from[1];
-                for (int32_t w = 1; w < 1 << shift; ++w) {
-                    const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
-                    low.x += a.x, low.y += a.y, low.z += a.z, low.w += a.w;
-                    high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
-                }
-                float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-                finish<LANES>(product, q[u], n0 + item % NT * LANES, v, &reads[u]);
-            }
-        }
-    }
-
-    /* A thread takes a pixel, or a channel of one if there are many. */
-    __device__ __forceinline__ void store_narrow(const float *tile) const
-    {
-        const int32_t shift = product.epilogue.window == 2 ? 2 : 0;
-        const int32_t channels = min((int32_t)BN, product.out_channels - n0), each = channels <= LANES ? channels : 1;
-        const int32_t columns = channels / each, items = (MB * 16 >> shift) * columns;
-#pragma unroll 1
-        for (int32_t item = lane; item < items; item += 32) {
-            int32_t line;
-            const int32_t q = stored_pixel(item / columns, shift, &line), column = item % columns;
-            if (q << shift >= plan.pixels) continue;
-            const int32_t placed = placed_pixel(q);
-            for (int32_t n = column; n < column + each; ++n) {
-                float v = 0.0f;
-                for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
-                finish<1>(product, placed, n0 + n, &v, NULL);
-            }
-        }
+            store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);
     }
 
     /* Sums of one part of the chunks, as they are. */
@@ -527,24 +401,18 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
         block.store(sums, reinterpret_cast<float *>(shared));
 }
 
-/* Adds parts in order: a thread for LANES channels of a pixel. */
+/* Adds parts in order: a thread for a channel of a pixel. */
 static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan plan)
 {
     begin_kernel();
-    const int32_t groups = plan.padded / LANES;
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    const int32_t m = (int32_t)(i / groups), n = (int32_t)(i % groups) * LANES;
+    const int32_t m = (int32_t)(i / plan.padded), n = (int32_t)(i % plan.padded);
     if (m >= plan.pixels || n >= plan.product.out_channels) return;
-    float v[LANES] = {};
+    float v = 0.0f;
+#pragma unroll 7
     for (int32_t part = 0; part < plan.parts; ++part)
-        for (int k = 0; k < LANES; ++k)
-            v[k] += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n + k];
-    if (plan.wide) {
-        finish<LANES>(plan.product, m, n, v, NULL);
-        return;
-    }
-    for (int k = 0; k < LANES; ++k)
-        if (n + k < plan.product.out_channels) finish<1>(plan.product, m, n + k, v + k, NULL);
+        v += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n];
+    finish<1>(plan.product, m, n, &v);
 }
 
 /* ---- launching */
@@ -575,7 +443,7 @@ template <int BM, int BN, conv_way WAY>
 static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *plan)
 {
     const size_t bytes = factor_bytes<BM, BN, WAY>(plan);
-    const size_t turned = (size_t)BM * (BN + 4) * sizeof(float);
+    const size_t turned = (size_t)BM * tile_pitch<BN>() * sizeof(float);
     const size_t shared = bytes > turned ? bytes : turned;
     CUDA_TRY(mmebm__cuda_check(
         device,
@@ -585,9 +453,9 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
                     plan->product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->parts);
     CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, THREADS, shared, *plan));
     if (plan->parts == 1) return MMEBM_OK;
-    const int64_t vectors = (int64_t)plan->pixels * (plan->padded / LANES);
+    const int64_t numbers = (int64_t)plan->pixels * plan->padded;
     return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
-                              (unsigned)((vectors + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, *plan);
+                              (unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, *plan);
 }
 
 template <int BM, int BN> static mmebm_status launch(const mmebm_device *device, conv_plan *plan)
@@ -643,7 +511,10 @@ mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_pro
     plan.parts = parts_of(product->geometry.kernel[0] * product->geometry.kernel[1], plan.chunks);
     plan.groups = product->geometry.phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
     plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART;
-    plan.wide = epilogue_is_wide(product);
+    plan.wide = epilogue_is_wide(product) && epilogue_is_bf16(product);
+    int done;
+    CUDA_TRY(mmebm__cuda_product_tma(device, &plan, &done));
+    if (done) return MMEBM_OK;
     const int64_t pixels = (int64_t)plan.pixels * (product->geometry.phases_out ? (int64_t)PHASES : 1);
     const int64_t processors = device->processors;
     const bool large = device->block_shared >= LARGE_TILE_BYTES; /* not on sm_86, sm_89, sm_120 */
@@ -676,6 +547,15 @@ size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32
     return (size_t)padded_channels(out_channels) * (size_t)taps * (size_t)chunks_of(source_channels) * LINE_BYTES;
 }
 
+/* The place of channel c in a line of packed weights: its chunks lie as in shared memory, so that slices are copied as
+ * they are. Slices begin at multiples of eight lines. */
+static __device__ __forceinline__ __nv_bfloat16 *packed_place(const cuda_pack &pack, int64_t line, int32_t c)
+{
+    const uint32_t chunk = (uint32_t)(c % LINE_CHANNELS / CHUNK_CHANNELS) ^ (uint32_t)(line & 7);
+    return static_cast<__nv_bfloat16 *>(pack.packed) + line * LINE_CHANNELS + chunk * CHUNK_CHANNELS +
+           c % CHUNK_CHANNELS;
+}
+
 static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count)
 {
     begin_kernel();
@@ -686,8 +566,7 @@ static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count
         const int32_t n = pack.out_first + (pack.result_first ? high : low);
         const int32_t c = pack.source_first + (pack.result_first ? low : high);
         const int64_t line = ((int64_t)(c / LINE_CHANNELS) * pack.taps + tap) * padded + n;
-        static_cast<__nv_bfloat16 *>(pack.packed)[line * LINE_CHANNELS + c % LINE_CHANNELS] =
-            __float2bfloat16_rn(pack.weights[i]);
+        *packed_place(pack, line, c) = __float2bfloat16_rn(pack.weights[i]);
     }
 }
 
@@ -715,7 +594,7 @@ static __global__ void pack_phases_kernel(cuda_pack pack, int32_t padded, int32_
         for (int t = 0; t < 9; ++t)
             if ((rows >> t / 3 & 1) && (columns >> t % 3 & 1)) sum += pack.weights[(high * 9 + t) * second + low];
         const int64_t line = ((int64_t)(phase * chunks + c / LINE_CHANNELS) * PHASE_TAPS + tap) * padded + n;
-        static_cast<__nv_bfloat16 *>(pack.packed)[line * LINE_CHANNELS + c % LINE_CHANNELS] = __float2bfloat16_rn(sum);
+        *packed_place(pack, line, c) = __float2bfloat16_rn(sum);
     }
 }
 

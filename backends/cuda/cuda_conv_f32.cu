@@ -200,12 +200,12 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
         const int32_t m = m0 + i, q = windows ? m / 4 : m;
         if (m >= plan.pixels) continue;
         if (plan.wide) {
-            finish<LANES>(product, q, n0, sums[i], NULL);
+            finish<LANES>(product, q, n0, sums[i]);
             continue;
         }
 #pragma unroll
         for (int j = 0; j < TILE; ++j)
-            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j], NULL);
+            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j]);
     }
 }
 

@@ -106,6 +106,23 @@ static mmebm_status open_stream(mmebm_device *device)
     return open_lanes(device);
 }
 
+/* The driver's maker of maps for the copy engine, where this build has kernels that use them. */
+static void *find_encoder(const cudaDeviceProp *about)
+{
+    void *function = NULL;
+#ifdef MMEBM_CUDA_SM90A
+    cudaDriverEntryPointQueryResult found;
+    if (about->major != 9 || about->minor != 0) return NULL;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeIm2col", &function, 12000, cudaEnableDefault, &found) !=
+            cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+        return NULL;
+#else
+    (void)about;
+#endif
+    return function;
+}
+
 mmebm_status mmebm__cuda_device_open(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device)
 {
     const int ordinal = spec->ordinal < 0 ? 0 : spec->ordinal;
@@ -114,13 +131,13 @@ mmebm_status mmebm__cuda_device_open(const mmebm_host *host, const mmebm_device_
     mmebm_device *opened = static_cast<mmebm_device *>(host->allocate(host->owner, sizeof *opened, 64));
     if (!opened)
         return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a device of %zu bytes", sizeof *opened);
-    memset(opened, 0, sizeof *opened);
     opened->host = *host;
     opened->ordinal = ordinal;
     opened->callers = static_cast<cudaStream_t>(spec->stream);
     opened->processors = about.multiProcessorCount;
     opened->block_shared = about.sharedMemPerBlockOptin;
     opened->launches_early = about.major >= 9;
+    opened->encode_pixels = find_encoder(&about);
     int driver = 0;
     cudaDriverGetVersion(&driver);
     snprintf(opened->description, sizeof opened->description,

@@ -7,8 +7,8 @@
  *   cuda_transfer.cu uploads, downloads
  *   cuda_vector.cu   sums, optimiser, spectral     cuda_layers.cu    layers without weights
  *   cuda_noise.cu    noise, chains (no contraction)  cuda_conv.cu    bf16 convolutions on tensor cores
- *   cuda_mixture.cu  experts                       cuda_conv_f32.cu  f32 convolutions
- *   cuda_lanes.cu    streams side by side
+ *   cuda_mixture.cu  experts                       cuda_conv_tma.cu  the same on sm_90a by the copy engine
+ *   cuda_lanes.cu    streams side by side          cuda_conv_f32.cu  f32 convolutions
  *                                                  cuda_gradient.cu  weight gradients
  */
 #ifndef MMEBM_CUDA_DEVICE_H
@@ -41,6 +41,7 @@ struct mmebm_device {
     int processors;     /* multiprocessors */
     size_t block_shared; /* bytes of shared memory that a block may have */
     int launches_early;      /* sm_90 and newer: cuda_launch.h */
+    void *encode_pixels; /* cuTensorMapEncodeIm2col of the driver; NULL without code for this chip: cuda_conv_tma.cu */
     mutable int after_event; /* the next kernel follows an event, so it must not launch early */
     cuda_lane lanes[MMEBM_BRANCHES][CUDA_LANES];
     uint32_t branch, branches; /* that calls go to; that are open, 0 without a fork: cuda_lanes.h */

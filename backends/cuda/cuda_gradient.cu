@@ -345,13 +345,22 @@ static __global__ void bias_kernel(cuda_operand gradient, int64_t rows, int32_t 
     const int64_t first_row = (first_part + blockIdx.y) * part_rows;
     const int64_t last_row = first_row + part_rows < rows ? first_row + part_rows : rows;
     const int32_t pixels = (int32_t)(last_row - first_row) * area; /* they follow each other in memory */
-    float total[V] = {}, value[V];
-#pragma unroll 4
-    for (int32_t at = (int32_t)threadIdx.y; at < pixels && c < tensor.channels; at += BIAS_SLICES) {
-        if (tensor.data) load_values<V>(tensor, (first_row * area + at) * tensor.stride + c, value);
+    float total[V] = {};
+    const auto add_all = [&](auto load) { /* a loop without branches, so that loads are under way together */
+        float value[V];
+#pragma unroll 8
+        for (int32_t at = (int32_t)threadIdx.y; at < pixels && c < tensor.channels; at += BIAS_SLICES) {
+            load((first_row * area + at) * tensor.stride + c, value);
 #pragma unroll
-        for (int k = 0; k < V; ++k) total[k] += tensor.data ? value[k] : 1.0f;
-    }
+            for (int k = 0; k < V; ++k) total[k] += value[k];
+        }
+    };
+    if (V == LANES && tensor.type == TYPE_BF16)
+        add_all([&](int64_t at, float *value) { unpack_words(load_words(tensor, at), value); });
+    else if (tensor.data)
+        add_all([&](int64_t at, float *value) { load_values<V>(tensor, at, value); });
+    else
+        add_all([](int64_t, float *value) { value[0] = 1.0f; }); /* V is 1 */
 #pragma unroll
     for (int k = 0; k < V; ++k) sums[threadIdx.y][threadIdx.x * V + k] = total[k];
     __syncthreads();

@@ -126,6 +126,13 @@ static void try_activation(mmebm_plan *plan, int32_t l)
     become_view(&plan->nodes[l], from, 1, from->shrink);
 }
 
+static int is_single_tap(const mmebm_layer *layer)
+{
+    for (int axis = 0; axis < 2; ++axis)
+        if (layer->kernel[axis] != 1 || layer->stride[axis] != 1 || layer->padding[axis] != 0) return 0;
+    return layer->kind == MMEBM_LAYER_CONV2D;
+}
+
 static void find_views(mmebm_plan *plan)
 {
     const mmebm_graph *graph = plan->graph;
@@ -140,6 +147,9 @@ static void find_views(mmebm_plan *plan)
         else if (layer->kind == MMEBM_LAYER_UPSAMPLE && layer->factor == 2 && from->shrink == 1 &&
                  read_by(plan, (int32_t)l, reads_halved, 1))
             become_view(&plan->nodes[l], from, from->activated, 2);
+        else if (is_single_tap(layer) && from->shrink == 2 && plan->nodes[l].tail == (int32_t)l &&
+                 read_by(plan, (int32_t)l, reads_halved, 1))
+            plan->nodes[l].low = 1, plan->nodes[l].shrink = 2;
     }
 }
 
@@ -254,8 +264,8 @@ static void set_geometry(const mmebm_plan *plan, int32_t l)
     const int32_t small[2] = {transposed ? in.height : out.height, transposed ? in.width : out.width};
     const int32_t large[2] = {transposed ? out.height : in.height, transposed ? out.width : in.width};
     for (int axis = 0; axis < 2; ++axis) {
-        gather.out[axis] = flat ? 1 : small[axis];
-        gather.in[axis] = flat ? 1 : large[axis];
+        gather.out[axis] = flat ? 1 : small[axis] >> node->low;
+        gather.in[axis] = flat ? 1 : large[axis] >> node->low;
         gather.kernel[axis] = linear ? 1 : (int32_t)layer->kernel[axis];
         gather.mul[axis] = linear ? 1 : (int32_t)layer->stride[axis];
         gather.offset[axis] = linear ? 0 : -(int32_t)layer->padding[axis];
@@ -311,8 +321,8 @@ static void cut_tensor(cuda_cutter *cutter, const mmebm_plan *plan, cuda_tensor 
 
 static void cut_values(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
 {
-    const cuda_tensor shape = layer_shape(&plan->graph->layers[l], 1);
     cuda_node *node = &plan->nodes[l];
+    const cuda_tensor shape = layer_shape(&plan->graph->layers[l], node->shrink);
     const int32_t type = value_type(plan, l);
     if (!node->placed && (node->raw_read || node->act_layer < 0)) cut_tensor(cutter, plan, shape, type, &node->raw);
     if (node->act_layer >= 0) cut_tensor(cutter, plan, shape, plan->type, &node->act);
@@ -527,7 +537,6 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
         host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
         return NULL;
     }
-    memset(block, 0, bytes);
     mmebm_plan *plan = reinterpret_cast<mmebm_plan *>(block);
     plan->device = device;
     plan->graph = spec->graph;

@@ -95,6 +95,7 @@ static cuda_operand source_of(const cuda_pass *pass, int32_t product)
 {
     cuda_operand source = values_of(pass, layer_input(pass->graph, product, 0), 1.0f);
     const cuda_node *node = &pass->plan->nodes[product];
+    if (node->low) source.shrink = 1;
     if (positions_in(&node->forward) == 1 && source.shrink == 1) {
         source.tensor.height = source.tensor.width = 1;
         source.tensor.channels = source.tensor.stride = node->in_channels;
@@ -329,7 +330,7 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     const int32_t b = pass->plan->nodes[l].base;
     const cuda_collected *collected = &pass->plan->collected[b];
     const cuda_tensor shape = layer_shape(&pass->graph->layers[l], pass->plan->nodes[l].shrink);
-    const cuda_tensor base_shape = layer_shape(&pass->graph->layers[b], 1);
+    const cuda_tensor base_shape = layer_shape(&pass->graph->layers[b], pass->plan->nodes[b].shrink);
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
@@ -393,7 +394,7 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t 
     const int halves = gradient->window == 1 && gradient->shrink <= shrink && gradient->tensor.data;
     if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
         return MMEBM_OK;
-    cuda_tensor copy = layer_shape(&pass->graph->layers[l], 1);
+    cuda_tensor copy = layer_shape(&pass->graph->layers[l], plan->nodes[l].low ? 2 : 1);
     copy.data = plan->gradient_copy[pass->fork->now];
     copy.type = plan->type;
     if (plan->type == TYPE_BF16) copy.channels = copy.stride = padded_to_lanes(copy.channels);
@@ -456,7 +457,7 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
     cuda_epilogue *end = &product.epilogue;
     end->source_scale = gradient->scale;
     end->scale = 1.0f;
-    end->window = node->phases == CUDA_WHOLE ? source->shrink : 1;
+    end->window = node->phases == CUDA_WHOLE && !node->low ? source->shrink : 1;
     if (source->activated) {
         end->mask = values_of(pass, from, 1.0f).tensor;
         end->mask_slope = base->act_slope;

@@ -106,9 +106,9 @@ mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_prod
 /* Whether the tensor cores can read a tensor as a source. */
 int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink);
 
-/* Packed weights of a product. bf16: [chunk of 64 source channels][tap][padded result channel][64]; f32: [tap][source
- * channel][padded result channel]; zero where padded. `weights` is the graph's tensor: [first][tap][second], and the
- * first axis is the result's channels (result_first) or the source's. */
+/* Packed weights of a product. bf16: [chunk of 64 source channels][tap][padded result channel][64, in the order of
+ * chunk_place]; f32: [tap][source channel][padded result channel]; zero where padded. `weights` is the graph's tensor:
+ * [first][tap][second], and the first axis is the result's channels (result_first) or the source's. */
 struct cuda_pack {
     const float *weights;
     void *packed;
@@ -226,14 +226,20 @@ static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
     return *reinterpret_cast<const uint32_t *>(&pair);
 }
 
+/* LANES numbers as bf16. */
+static __device__ __forceinline__ void store_words(const cuda_tensor &tensor, int64_t at, const float *v)
+{
+    *reinterpret_cast<uint4 *>(static_cast<__nv_bfloat16 *>(tensor.data) + at) =
+        make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
+}
+
 template <int V>
 static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, int64_t at, const float *v)
 {
     if (V == 1) {
         store_value(tensor, at, v[0]);
     } else if (tensor.type == TYPE_BF16) {
-        *reinterpret_cast<uint4 *>(static_cast<__nv_bfloat16 *>(tensor.data) + at) =
-            make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
+        store_words(tensor, at, v);
     } else {
         float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
 #pragma unroll

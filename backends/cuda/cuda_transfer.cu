@@ -26,7 +26,6 @@ mmebm_status mmebm__cuda_staging_open(mmebm_device *device)
     cuda_staging *staging = static_cast<cuda_staging *>(host->allocate(host->owner, sizeof *staging, 64));
     if (!staging)
         return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for %zu bytes", sizeof *staging);
-    memset(staging, 0, sizeof *staging);
     device->staging = staging;
     void *memory = NULL;
     const size_t bytes = SLOTS * SLOT_BYTES + LANDING_BYTES;

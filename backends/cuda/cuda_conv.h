@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What both bf16 product kernels share (cuda_conv.cu, cuda_conv_tma.cu): the plan of a product, the order of its sum,
+ * where weights lie, and how a warp's sums become stored values.
+ *   result[m, n] = sum over chunks of 64 source channels, over taps, over channels:
+ *                  source[pixel(m, tap), c] W[n, tap, c]
+ * in this order whatever the kernel and the tile, so that a row's bits do not depend on the number of rows.
+ */
+#ifndef MMEBM_CUDA_CONV_H
+#define MMEBM_CUDA_CONV_H
+
+#include "cuda_async.h"
+#include "cuda_epilogue.h"
+
+enum { PHASES = 4, PHASE_TAPS = 4 };
+
+struct conv_plan {
+    cuda_product product;
+    int32_t pixels;       /* result pixels before windows, of all rows */
+    int32_t padded;       /* result channels in the packed weights */
+    int32_t chunks;       /* of LINE_CHANNELS source channels */
+    int32_t groups;       /* chunks, of all of the source's phases */
+    int32_t source_lines; /* of a source buffer: BM or those of a patch */
+    int32_t source_buffers;
+    int32_t wide;         /* stored by vectors of bf16 */
+    int32_t parts, part_chunks; /* parts of a long sum, each of so many chunks */
+};
+
+static __device__ int32_t chunk_steps(int32_t channels, int32_t chunk)
+{
+    const int32_t left = channels - chunk * LINE_CHANNELS;
+    return left >= LINE_CHANNELS ? 4 : (left + 15) / 16;
+}
+
+/* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is
+ * cut into such; offset leads from a result pixel to the source pixel at tap (0, 0). */
+struct conv_step {
+    int32_t number, group, chunk, phase, tap, a, b;
+    int32_t offset[2];
+};
+
+static __device__ __forceinline__ void enter_group(const conv_plan &plan, int32_t result_phase, conv_step *step)
+{
+    const cuda_geometry &g = plan.product.geometry;
+    step->tap = step->a = step->b = 0;
+    step->chunk = g.phases_in ? step->group % plan.chunks : step->group;
+    step->phase = g.phases_in ? step->group / plan.chunks : result_phase;
+    const int32_t py = step->phase >> 1, px = step->phase & 1;
+    step->offset[0] = g.phases_in ? -py : g.phases_out ? py - 1 : g.offset[0];
+    step->offset[1] = g.phases_in ? -px : g.phases_out ? px - 1 : g.offset[1];
+}
+
+static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t result_phase, conv_step *step)
+{
+    const cuda_geometry &g = plan.product.geometry;
+    ++step->number;
+    ++step->tap;
+    if (++step->b < g.kernel[1]) return;
+    step->b = 0;
+    if (++step->a < g.kernel[0]) return;
+    ++step->group;
+    enter_group(plan, result_phase, step);
+}
+
+/* The slice of packed weights of a step, from result channel n0 on: lines of LINE_CHANNELS numbers whose chunks lie as
+ * in shared memory (chunk_place). */
+static __device__ __forceinline__ const __nv_bfloat16 *weight_slice(const conv_plan &plan, int32_t result_phase,
+                                                                    int32_t step, int32_t n0)
+{
+    const int64_t line = (int64_t)(result_phase * plan.groups * PHASE_TAPS + step) * plan.padded + n0;
+    return static_cast<const __nv_bfloat16 *>(plan.product.weights) + line * LINE_CHANNELS;
+}
+
+/* ---- from sums to stored values. A warp turns its sums around in a tile of shared memory, lines of tile_pitch<BN>()
+ * floats, so that a thread gets LANES channels of a pixel. `pixel_of(r)` is the warp's stored pixel r: the lines
+ * r << shift and, under a window, the three after it. */
+
+template <int BN> static __host__ __device__ constexpr int tile_pitch()
+{
+    return BN + 4;
+}
+
+/* 16 pixels; `tile` begins at their first line. */
+template <int NT>
+static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], float *tile, int32_t lane)
+{
+    constexpr int PITCH = tile_pitch<NT * 8>();
+#pragma unroll
+    for (int j = 0; j < NT; ++j) {
+        float *place = tile + lane / 4 * PITCH + j * 8 + lane % 4 * 2;
+        *reinterpret_cast<float2 *>(place) = make_float2(sums[j][0], sums[j][1]);
+        *reinterpret_cast<float2 *>(place + 8 * PITCH) = make_float2(sums[j][2], sums[j][3]);
+    }
+}
+
+/* Where the epilogue's tensors are bf16. load_bias: see finish_bf16. What the epilogue reads is asked for ASKED vectors
+ * ahead of its use. This code stands once in the kernel: copies of it for every part of the tile would not fit the
+ * instruction cache. */
+template <int BN, int ASKED, typename P, typename B>
+static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
+                                                  int32_t lines, int32_t n0, P pixel_of, B load_bias)
+{
+    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES;
+    const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
+#pragma unroll 1
+    for (int32_t first = lane; first < items; first += 32 * ASKED) {
+        epilogue_reads reads[ASKED];
+        int32_t q[ASKED];
+#pragma unroll
+        for (int u = 0; u < ASKED; ++u) {
+            const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
+            q[u] = -1;
+            if (item >= items || n >= product.out_channels) continue;
+            const stored_pixel pixel = pixel_of(item / NT);
+            q[u] = pixel.at;
+            if (pixel.at >= 0) ask(product, pixel, n, &reads[u]);
+        }
+#pragma unroll
+        for (int u = 0; u < ASKED; ++u) {
+            const int32_t item = first + 32 * u;
+            if (q[u] < 0) continue;
+            const float4 *from =
+                reinterpret_cast<const float4 *>(tile + (item / NT << shift) * PITCH + item % NT * LANES);
+            float4 low = from[0], high = from[1];
+            for (int32_t w = 1; w < 1 << shift; ++w) {
+                const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
+                low.x += a.x, low.y += a.y, low.z += a.z, low.w += a.w;
+                high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
+            }
+            float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+            finish_bf16(product, load_bias, q[u], n0 + item % NT * LANES, v, reads[u]);
+        }
+    }
+}
+
+/* Anything else: a thread takes a pixel, or a channel of one if there are many. */
+template <int BN, typename P>
+static __device__ __forceinline__ void store_narrow(const cuda_product &product, const float *tile, int32_t lane,
+                                                    int32_t lines, int32_t n0, P pixel_of)
+{
+    constexpr int PITCH = tile_pitch<BN>();
+    const int32_t shift = product.epilogue.window == 2 ? 2 : 0;
+    const int32_t channels = min((int32_t)BN, product.out_channels - n0), each = channels <= LANES ? channels : 1;
+    const int32_t columns = channels / each, items = (lines >> shift) * columns;
+#pragma unroll 1
+    for (int32_t item = lane; item < items; item += 32) {
+        const int32_t q = pixel_of(item / columns).at, column = item % columns, line = item / columns << shift;
+        if (q < 0) continue;
+        for (int32_t n = column; n < column + each; ++n) {
+            float v = 0.0f;
+            for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
+            finish<1>(product, q, n0 + n, &v);
+        }
+    }
+}
+
+/* The place in memory of pixel (row, y, x) of the result, at the low resolution of phases. */
+static __device__ __forceinline__ int32_t placed_pixel(const cuda_geometry &g, int32_t phase, int32_t row, int32_t y,
+                                                       int32_t x)
+{
+    const int32_t line = row * g.out[0] + y;
+    if (!g.phases_out) return line * g.out[1] + x;
+    return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
+}
+
+/* The product by way of the copy engine; *done = 0: it does not suit, nothing was done. */
+mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *plan, int *done);
+
+#endif /* MMEBM_CUDA_CONV_H */

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps.
+ *
+ * Pixels are numbered as if every image had a line of zeros above it and a pixel of zeros before each of its lines,
+ * (height + 1) (width + 1) an image; where a line or an image ends, those of the next one serve. The copy engine makes
+ * this order itself from the image as it lies (a box that begins at pixel -1, zeros outside). So a tap is the same
+ * distance in lines for all pixels, edges and other images included: the patch of lines around a tile's pixels is
+ * copied once for each chunk of channels, and each tap's left factor is the patch from another line on. What is
+ * computed at pixels of zeros is not stored. Single taps go without zeros.
+ *
+ * A block stays for many tiles, and its warps have one job each: some multiply, both factors from shared memory; some
+ * store the sums, which they get through shared memory, while the next tile is multiplied; one asks the copy engine
+ * for patches and weights, ahead of their use and across tiles. Weights are resident, copied once, where they fit, or
+ * stream, a slice of 64 numbers for each (chunk, tap).
+ */
+#include <cuda.h>
+
+#include "cuda_conv.h"
+#include "cuda_launch.h"
+
+enum {
+    MAX_STAGES = 16,     /* of weights: slices if they stream, else those of a group of steps */
+    FEWEST_STREAMED = 3,
+    MAX_BUFFERS = 3,     /* patches */
+    MAX_WARPS = 8,       /* that multiply */
+    MAX_PATCH_LINES = 1024, /* of a copy */
+    HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
+};
+
+struct tma_plan {
+    conv_plan conv;
+    CUtensorMap source[PHASES]; /* more than one under phases_in */
+    int32_t pitch, image;       /* pixels of a line, of an image, with zeros */
+    int32_t zeros;              /* 0 or 1 before a line, above an image */
+    int32_t pixels, tiles;      /* of all images, with zeros */
+    int32_t patch_lines, buffers, stages;
+    pixel_place step; /* from a pixel of a tile to that of the block's next tile */
+};
+
+/* What the parts of a block share. A warp that multiplies and one that stores have a place of 16 lines between them. */
+struct tma_head {
+    uint64_t weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
+    uint64_t patch_full[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
+    uint64_t sums_full[MAX_WARPS], sums_empty[MAX_WARPS];
+    stored_pixel places[MAX_WARPS][2][16]; /* for each warp that stores */
+    alignas(16) float bias[128];
+};
+enum { HEAD_BYTES = 3072 }; /* weights and patches begin at multiples of 1024 */
+static_assert(sizeof(tma_head) <= HEAD_BYTES, "the head's place");
+
+/* Warps that store what one multiplies: it takes longer where there is less to multiply. */
+template <int BN> static __host__ __device__ constexpr int storers()
+{
+    return BN < 128 ? 2 : 1;
+}
+
+template <int GROUPS, int BN> static __host__ __device__ constexpr int block_threads()
+{
+    return GROUPS * 128 * (1 + storers<BN>()) + 32;
+}
+
+/* Where sums are turned around. */
+template <int GROUPS, int BN> static __host__ __device__ constexpr uint32_t turn_bytes()
+{
+    return GROUPS * 64 * tile_pitch<BN>() * sizeof(float);
+}
+
+/* Lines of the patch before the first pixel's own. */
+static __host__ __device__ __forceinline__ int32_t reach_of(const tma_plan &plan)
+{
+    return plan.zeros * (plan.pitch + 1);
+}
+
+#if CUDA_HAS_WARPGROUPS
+
+/* A place in a ring of buffers and the parity of the round. */
+struct ring_place {
+    int32_t at;
+    uint32_t parity;
+};
+
+static __device__ __forceinline__ void advance(ring_place *place, int32_t count)
+{
+    if (++place->at < count) return;
+    place->at = 0;
+    place->parity ^= 1;
+}
+
+template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
+    static constexpr int TAPS = EDGE * EDGE, SLICE = BN * LINE_BYTES, TILE = GROUPS * 64, WARPS = GROUPS * 4;
+    typedef float group_sums[BN / 8][4];
+    const tma_plan &plan;
+    const conv_plan &conv;
+    tma_head *head;
+    float *turn;
+    uint32_t weights, patches; /* in shared memory */
+    int32_t n0, phase;
+
+    __device__ __forceinline__ uint32_t stage(int32_t at) const
+    {
+        return weights + (uint32_t)at * (RESIDENT ? TAPS * SLICE : SLICE);
+    }
+
+    __device__ __forceinline__ uint32_t patch(int32_t at) const
+    {
+        return patches + (uint32_t)(at * plan.patch_lines) * LINE_BYTES;
+    }
+
+    /* By each warp: all its lanes are done. */
+    __device__ __forceinline__ void release(uint64_t *barrier) const
+    {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
+    }
+
+    /* ---- loading: one thread */
+
+    __device__ __forceinline__ void load_patch(int32_t tile, const conv_step &group, const ring_place &buffer) const
+    {
+        const int32_t first = tile * TILE, row = first / plan.image, within = first % plan.image;
+        const int32_t y = within / plan.pitch - plan.zeros, x = within % plan.pitch - plan.zeros;
+        const uint32_t full = shared_address(&head->patch_full[buffer.at]);
+        barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
+        barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
+        copy_pixels(patch(buffer.at), &plan.source[conv.product.geometry.phases_in ? group.phase : 0],
+                    group.chunk * LINE_CHANNELS, x, y, row, full);
+    }
+
+    /* A group's weights: once, with one barrier, if they are resident; else slice by slice. */
+    __device__ __forceinline__ void load_weights(int32_t group, ring_place *slice) const
+    {
+        if (RESIDENT) barrier_announce(shared_address(&head->weights_full[group]), TAPS * SLICE);
+#pragma unroll 1
+        for (int32_t t = 0; t < TAPS; ++t) {
+            const __nv_bfloat16 *from = weight_slice(conv, phase, group * TAPS + t, n0);
+            if (RESIDENT) {
+                copy_bulk(stage(group) + t * SLICE, from, SLICE, shared_address(&head->weights_full[group]));
+                continue;
+            }
+            const uint32_t full = shared_address(&head->weights_full[slice->at]);
+            barrier_wait(shared_address(&head->weights_empty[slice->at]), slice->parity ^ 1);
+            barrier_announce(full, SLICE);
+            copy_bulk(stage(slice->at), from, SLICE, full);
+            advance(slice, plan.stages);
+        }
+    }
+
+    __device__ __forceinline__ void load_tiles() const
+    {
+        ring_place slice = {0, 0}, buffer = {0, 0};
+#pragma unroll 1
+        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
+            for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
+                enter_group(conv, phase, &step);
+                load_patch(tile, step, buffer);
+                advance(&buffer, plan.buffers);
+                if (!RESIDENT || tile == (int32_t)blockIdx.x) load_weights(step.group, &slice);
+            }
+        }
+    }
+
+    /* ---- multiplying: a warpgroup */
+
+    /* A group of steps; left: the descriptor of the patch from the first pixel at tap (0, 0) on. A slice that streams
+     * is given back when the products after its own have been started. */
+    template <int DEPTH>
+    __device__ __forceinline__ void multiply_taps(uint64_t left, int32_t group, ring_place *slice,
+                                                  group_sums &sums) const
+    {
+        constexpr int UNIT = 16; /* bytes that a descriptor counts */
+        const int32_t across = conv.product.geometry.direction * (LINE_BYTES / UNIT);
+        const int32_t to_next_line = across * (plan.pitch - EDGE + 1);
+        const uint64_t slices = tile_descriptor(stage(RESIDENT ? group : 0));
+        int32_t before = 0, column = EDGE;
+        if (RESIDENT) barrier_wait(shared_address(&head->weights_full[group]), 0);
+#pragma unroll 1 /* copies of this loop's body would miss the instruction cache */
+        for (int t = 0; t < TAPS; ++t) {
+            const uint64_t right = slices + (uint32_t)((RESIDENT ? t : slice->at) * (SLICE / UNIT));
+            if (!RESIDENT) barrier_wait(shared_address(&head->weights_full[slice->at]), slice->parity);
+            warpgroup_fence();
+#pragma unroll
+            for (int k = 0; k < DEPTH; ++k) multiply_group(sums, left + 2 * k, right + 2 * k);
+            warpgroup_commit();
+            if (!RESIDENT) {
+                if (t > 0) {
+                    warpgroup_wait<1>();
+                    release(&head->weights_empty[before]);
+                }
+                before = slice->at;
+                advance(slice, plan.stages);
+            }
+            const bool ends = --column == 0;
+            left += ends ? to_next_line : across;
+            column = ends ? EDGE : column;
+        }
+        warpgroup_wait<0>();
+        if (!RESIDENT) release(&head->weights_empty[before]);
+    }
+
+    /* A depth known only at run time would make the compiler wait after each product. */
+    __device__ __forceinline__ void multiply_patch(uint64_t left, const conv_step &step, ring_place *slice,
+                                                   group_sums &sums) const
+    {
+        switch (chunk_steps(conv.product.source.channels, step.chunk)) {
+        case 1: multiply_taps<1>(left, step.group, slice, sums); break;
+        case 2: multiply_taps<2>(left, step.group, slice, sums); break;
+        case 3: multiply_taps<3>(left, step.group, slice, sums); break;
+        default: multiply_taps<4>(left, step.group, slice, sums); break;
+        }
+    }
+
+    __device__ __forceinline__ void multiply_tile(int32_t warpgroup, ring_place *slice, ring_place *buffer,
+                                                  group_sums &sums) const
+    {
+        for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
+            enter_group(conv, phase, &step);
+            const int32_t shift = EDGE == 1 ? 0 : reach_of(plan) + step.offset[0] * plan.pitch + step.offset[1];
+            const uint32_t line = patch(buffer->at) + (uint32_t)((warpgroup * 64 + shift) * LINE_BYTES);
+            barrier_wait(shared_address(&head->patch_full[buffer->at]), buffer->parity);
+            multiply_patch(tile_descriptor(line), step, slice, sums);
+            release(&head->patch_empty[buffer->at]);
+            advance(buffer, plan.buffers);
+        }
+    }
+
+    __device__ __forceinline__ float *lines_of(int32_t warp) const
+    {
+        return turn + warp * 16 * tile_pitch<BN>();
+    }
+
+    __device__ __forceinline__ void multiply_tiles(int32_t warp, int32_t lane) const
+    {
+        ring_place slice = {0, 0}, buffer = {0, 0};
+        uint32_t parity = 1;
+#pragma unroll 1
+        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x, parity ^= 1) {
+            group_sums sums;
+#pragma unroll
+            for (int j = 0; j < BN / 8; ++j) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0.0f;
+            multiply_tile(warp / 4, &slice, &buffer, sums);
+            barrier_wait(shared_address(&head->sums_empty[warp]), parity);
+            turn_sums(sums, lines_of(warp), lane);
+            release(&head->sums_full[warp]);
+        }
+    }
+
+    /* ---- storing */
+
+    /* A pixel of the block's tiles, with zeros counted: row, and lines and pixels from -zeros on. */
+    __device__ __forceinline__ pixel_place find_pixel(int32_t pixel) const
+    {
+        const int32_t within = pixel % plan.image;
+        return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
+    }
+
+    /* The same pixel of the block's next tile. */
+    __device__ __forceinline__ void next_pixel(pixel_place *place) const
+    {
+        place->x += plan.step.x;
+        place->y += plan.step.y;
+        place->row += plan.step.row;
+        if (place->x >= plan.pitch - plan.zeros) place->x -= plan.pitch, ++place->y;
+        if (place->y >= conv.product.geometry.in[0]) place->y -= plan.image / plan.pitch, ++place->row;
+    }
+
+    __device__ __forceinline__ stored_pixel memory_of(const pixel_place &place) const
+    {
+        const cuda_tensor &residual = conv.product.epilogue.residual.tensor;
+        if (place.row >= (int32_t)conv.product.rows || place.y < 0 || place.x < 0) return {-1, -1};
+        const int32_t at = placed_pixel(conv.product.geometry, phase, place.row, place.y, place.x);
+        if (conv.product.epilogue.residual.shrink == 1) return {at, at};
+        const int32_t halved = !conv.product.geometry.phases_out; /* else a phase is the low resolution already */
+        return {at, (place.row * residual.height + (place.y >> halved)) * residual.width + (place.x >> halved)};
+    }
+
+    /* part: of the storers<BN>() warps for the same pixels: those before and after the middle. */
+    __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
+    {
+        constexpr int LINES = 16 / storers<BN>(), ASKED = BN < 64 ? 1 : 2;
+        const int32_t first = warp * 16 + part * LINES;
+        const float *lines = turn + first * tile_pitch<BN>();
+        stored_pixel *places = head->places[warp][part];
+        const auto pixel_of = [=](int32_t r) { return places[r]; };
+        const auto load_bias = [this](int32_t n, float *bias) {
+            const float4 *from = reinterpret_cast<const float4 *>(head->bias + n - n0);
+            const float4 low = from[0], high = from[1];
+            bias[0] = low.x, bias[1] = low.y, bias[2] = low.z, bias[3] = low.w;
+            bias[4] = high.x, bias[5] = high.y, bias[6] = high.z, bias[7] = high.w;
+        };
+        const cuda_product &product = conv.product;
+        uint32_t parity = 0;
+        pixel_place place = find_pixel((int32_t)blockIdx.x * TILE + reach_of(plan) + first + lane % LINES);
+#pragma unroll 1
+        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x, parity ^= 1) {
+            if (lane < LINES) places[lane] = memory_of(place);
+            next_pixel(&place);
+            __syncwarp();
+            barrier_wait(shared_address(&head->sums_full[warp]), parity);
+            if (conv.wide)
+                store_wide<BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias);
+            else
+                store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
+            release(&head->sums_empty[warp]);
+        }
+    }
+};
+
+#endif /* CUDA_HAS_WARPGROUPS */
+
+/* GROUPS warpgroups of 64 pixels each multiply. */
+template <bool RESIDENT, int GROUPS, int BN, int EDGE>
+__global__ void __launch_bounds__(block_threads<GROUPS, BN>(), GROUPS == 1 ? 2 : 1)
+    tma_kernel(const __grid_constant__ tma_plan plan)
+{
+#if CUDA_HAS_WARPGROUPS
+    using block_type = tma_block<RESIDENT, GROUPS, BN, EDGE>;
+    constexpr int WARPS = block_type::WARPS;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const int32_t tid = (int32_t)threadIdx.x, lane = tid % 32;
+    const int32_t warp = __shfl_sync(0xffffffffu, tid / 32, 0); /* so that the compiler sees that it is the warp's */
+    tma_head *head = reinterpret_cast<tma_head *>(shared);
+    const uint32_t weights = HEAD_BYTES;
+    const uint32_t patches = weights + (uint32_t)plan.stages * (RESIDENT ? block_type::TAPS : 1) * block_type::SLICE;
+    const uint32_t turn = patches + plan.buffers * plan.patch_lines * LINE_BYTES;
+    const block_type block = {plan,
+                              plan.conv,
+                              head,
+                              reinterpret_cast<float *>(shared + turn),
+                              shared_address(shared) + weights,
+                              shared_address(shared) + patches,
+                              (int32_t)blockIdx.y * BN,
+                              plan.conv.product.geometry.phases_out ? (int32_t)blockIdx.z : 0};
+    if (tid < MAX_STAGES) {
+        barrier_open(shared_address(&head->weights_full[tid]), 1);
+        barrier_open(shared_address(&head->weights_empty[tid]), WARPS);
+    } else if (tid < MAX_STAGES + MAX_BUFFERS) {
+        barrier_open(shared_address(&head->patch_full[tid - MAX_STAGES]), 1);
+        barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
+    } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
+        barrier_open(shared_address(&head->sums_full[tid - 32]), 1);
+        barrier_open(shared_address(&head->sums_empty[tid - 32]), storers<BN>());
+    }
+    if (tid < 64) barriers_opened();
+    __syncthreads();
+    begin_kernel();
+    const float *bias = plan.conv.product.epilogue.bias;
+    if (tid >= WARPS * 32 && tid < WARPS * 32 + BN) {
+        const int32_t n = tid - WARPS * 32;
+        head->bias[n] = bias && block.n0 + n < plan.conv.product.out_channels ? bias[block.n0 + n] : 0.0f;
+    }
+    constexpr int STORERS = storers<BN>() * WARPS;
+    if (warp < WARPS) {
+        block.multiply_tiles(warp, lane);
+    } else if (warp < WARPS + STORERS) {
+        asm volatile("bar.sync 1, %0;\n" ::"n"(STORERS * 32) : "memory"); /* the bias is there */
+        block.store_tiles((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
+    } else if (lane == 0) {
+        block.load_tiles();
+    }
+#endif
+}
+
+/* ---- launching */
+
+/* Whether pixels keep their places and taps reach by one at most. */
+static int suits(const conv_plan *plan)
+{
+    const cuda_product *product = &plan->product;
+    const cuda_geometry *g = &product->geometry;
+    if (product->shrink != 1 || product->epilogue.window != 1 || plan->parts != 1) return 0;
+    if (g->kernel[0] != g->kernel[1] || g->kernel[0] > 3) return 0;
+    for (int axis = 0; axis < 2; ++axis) {
+        const int32_t near = g->offset[axis], far = near + g->direction * (g->kernel[axis] - 1);
+        if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
+        if (near < -1 || near > 1 || far < -1 || far > 1 || (g->kernel[0] == 1 && near)) return 0;
+    }
+    return 1;
+}
+
+static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
+{
+    const cuda_product *product = &plan->conv.product;
+    const cuda_geometry *g = &product->geometry;
+    const cuda_tensor *source = &product->source;
+    const int32_t step = g->phases_in ? 2 : 1;
+    const cuuint64_t pixel = (cuuint64_t)source->stride * sizeof(__nv_bfloat16), line = pixel * step * g->in[1];
+    const cuuint64_t size[4] = {(cuuint64_t)source->channels, (cuuint64_t)g->in[1], (cuuint64_t)g->in[0],
+                                (cuuint64_t)product->rows};
+    const cuuint64_t strides[3] = {pixel * step, line * step, line * step * g->in[0]};
+    const int first[2] = {-plan->zeros, -plan->zeros}, last[2] = {0, 0};
+    const cuuint32_t every[4] = {1, 1, 1, 1};
+    for (int phase = 0; phase < (g->phases_in ? (int)PHASES : 1); ++phase) {
+        char *data = static_cast<char *>(source->data) + (phase >> 1) * line + (phase & 1) * pixel;
+        const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(device->encode_pixels)(
+            &plan->source[phase], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, data, size, strides, first, last,
+            (cuuint32_t)LINE_CHANNELS, (cuuint32_t)plan->patch_lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+            CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        if (code != CUDA_SUCCESS)
+            return device->host.fail(device->host.owner, MMEBM_E_BACKEND, "cuda: cuTensorMapEncodeIm2col: error %d",
+                                     (int)code);
+    }
+    return MMEBM_OK;
+}
+
+/* Shared memory's parts; returns its size, 0 if they do not fit. */
+template <bool RESIDENT, int GROUPS, int BN, int EDGE>
+static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
+{
+    const size_t budget = GROUPS == 1 ? (size_t)HALF_SHARED : device->block_shared;
+    const size_t slice = (size_t)BN * LINE_BYTES, patch = (size_t)plan->patch_lines * LINE_BYTES;
+    const size_t fixed = HEAD_BYTES + turn_bytes<GROUPS, BN>() + 2 * patch;
+    const int32_t groups = plan->conv.groups;
+    const size_t stage = RESIDENT ? slice * EDGE * EDGE : slice;
+    const size_t fewest = RESIDENT ? (size_t)groups : (size_t)FEWEST_STREAMED;
+    if (fewest > MAX_STAGES || fixed + fewest * stage > budget) return 0;
+    const size_t fit = (budget - fixed) / stage, most = 6;
+    plan->stages = RESIDENT ? groups : (int32_t)(fit < most ? fit : most);
+    plan->buffers = fixed + plan->stages * stage + patch <= budget ? 3 : 2;
+    return fixed + (plan->buffers - 2) * patch + plan->stages * stage;
+}
+
+template <bool RESIDENT, int GROUPS, int BN, int EDGE>
+static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int *done)
+{
+    const int32_t tile = GROUPS * 64;
+    plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
+    plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
+    if (plan->patch_lines > MAX_PATCH_LINES) return MMEBM_OK;
+    const size_t shared = divide_shared<RESIDENT, GROUPS, BN, EDGE>(device, plan);
+    if (!shared) return MMEBM_OK;
+    *done = 1;
+    CUDA_TRY(describe_source(device, plan));
+    CUDA_TRY(mmebm__cuda_check(device,
+                               cudaFuncSetAttribute(tma_kernel<RESIDENT, GROUPS, BN, EDGE>,
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+                               "shared memory of a convolution"));
+    dim3 grid(1, (unsigned)((plan->conv.product.out_channels + BN - 1) / BN),
+              plan->conv.product.geometry.phases_out ? (unsigned)PHASES : 1u);
+    /* no more blocks than there is room for, with the same number of tiles each */
+    const int32_t across = (int32_t)(grid.y * grid.z), room = device->processors * (GROUPS == 1 ? 2 : 1);
+    const int32_t most = room > across ? room / across : 1, rounds = (plan->tiles + most - 1) / most;
+    grid.x = (unsigned)((plan->tiles + rounds - 1) / rounds);
+    const int32_t further = (int32_t)grid.x * tile;
+    plan->step = {further / plan->image, further % plan->image / plan->pitch, further % plan->pitch};
+    return mmebm__cuda_launch(device, "convolution", tma_kernel<RESIDENT, GROUPS, BN, EDGE>, grid,
+                              block_threads<GROUPS, BN>(), shared, *plan);
+}
+
+/* Weights are resident if they fit. */
+template <int GROUPS, int BN, int EDGE>
+static mmebm_status launch_either(const mmebm_device *device, tma_plan *plan, int *done)
+{
+    CUDA_TRY((launch_edge<true, GROUPS, BN, EDGE>(device, plan, done)));
+    return *done ? MMEBM_OK : launch_edge<false, GROUPS, BN, EDGE>(device, plan, done);
+}
+
+template <int GROUPS, int BN> static mmebm_status launch(const mmebm_device *device, tma_plan *plan, int *done)
+{
+    switch (plan->conv.product.geometry.kernel[0]) {
+    case 1: return launch_either<GROUPS, BN, 1>(device, plan, done);
+    case 2: return launch_either<GROUPS, BN, 2>(device, plan, done);
+    default: return launch_either<GROUPS, BN, 3>(device, plan, done);
+    }
+}
+
+mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *conv, int *done)
+{
+    const cuda_geometry *g = &conv->product.geometry;
+    *done = 0;
+    if (!device->encode_pixels || !suits(conv)) return MMEBM_OK;
+    tma_plan plan = {};
+    plan.conv = *conv;
+    plan.zeros = g->kernel[0] > 1;
+    plan.pitch = g->in[1] + plan.zeros;
+    plan.image = plan.pitch * (g->in[0] + plan.zeros);
+    const int64_t pixels = conv->product.rows * plan.image;
+    if (pixels > INT32_MAX - 2 * MAX_PATCH_LINES) return MMEBM_OK;
+    plan.pixels = (int32_t)pixels;
+    const int64_t across = (g->phases_out ? (int64_t)PHASES : 1) * ((conv->padded + 127) / 128);
+    const int64_t tiles = pixels / 128 * across, processors = device->processors;
+    switch (conv->padded) {
+    case 16: return launch<2, 16>(device, &plan, done);
+    case 32: return launch<2, 32>(device, &plan, done);
+    case 64: return tiles < processors ? launch<1, 64>(device, &plan, done) : launch<2, 64>(device, &plan, done);
+    case 80: return launch<2, 80>(device, &plan, done);
+    default: break;
+    }
+    if (4 * tiles >= 3 * processors) return launch<2, 128>(device, &plan, done); /* fewer: smaller ones fill the chip */
+    return tiles >= processors / 2 ? launch<1, 128>(device, &plan, done) : launch<1, 64>(device, &plan, done);
+}
