@@ -21,6 +21,7 @@
 #include "settings.h"
 #include "summary.h"
 #include "train.h"
+#include "whiten.h"
 
 /* Everything that a run holds. */
 typedef struct program {
@@ -109,6 +110,13 @@ static int read_data(program *p)
 
 /* ---- weights */
 
+static mmebm_status set_chain_z(program *p, const mmebm_trainer_options *settings, double step_size)
+{
+    const mmebm_status status = settings_chain_z(settings, step_size, &p->draw.chain_z);
+    if (p->given.z_steps) p->draw.chain_z.n_steps = p->given.z_steps;
+    return status;
+}
+
 /* p->model is there. step_size: of langevin_z */
 static int prepare_drawing(program *p, const mmebm_trainer_options *settings, double step_size)
 {
@@ -121,7 +129,7 @@ static int prepare_drawing(program *p, const mmebm_trainer_options *settings, do
     o.precision = p->given.precision;
     if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
     if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
-    if (status == MMEBM_OK) status = settings_chain_z(settings, step_size, &p->draw.chain_z);
+    if (status == MMEBM_OK) status = set_chain_z(p, settings, step_size);
     return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
 }
 
@@ -130,6 +138,25 @@ static int fit_prior(program *p)
 {
     fitted_prior_free(&p->fit);
     return fitted_prior_make(&p->draw, &p->fitted_to, &p->fit);
+}
+
+static int save_model(program *p)
+{
+    char path[1024];
+    mmebm_save_options o;
+    mmebm_status status = mmebm_save_options_init(&o);
+    o.dtype = p->given.save_bf16 ? MMEBM_BF16 : MMEBM_F32;
+    if (status == MMEBM_OK) status = mmebm_model_save(p->model, in_out(p, "model.safetensors", path), &o);
+    return status == MMEBM_OK ? 0 : library_failed(p->context, status, "saving the model");
+}
+
+/* After that langevin_z wants another l. 0 or -1. */
+static int whiten(program *p, const mmebm_trainer_options *settings)
+{
+    if (!p->given.whiten) return 0;
+    if (whiten_latents(p->context, p->model, p->draw.sampler, &p->fitted_to)) return -1;
+    if (p->given.z_step > 0 || settings->langevin_z.method != MMEBM_MALA) return 0;
+    return adapt_step_size(&p->draw, &p->test, settings->mala_target);
 }
 
 /* Trained weights from a file. */
@@ -146,6 +173,7 @@ static int load_weights(program *p)
                       mmebm_model_modality_count(p->model), MODALITIES);
     note("Weights of %s", o->model);
     if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
+    if (o->whiten) return whiten(p, &settings) || save_model(p) ? -1 : 0;
     if (o->z_step > 0 || settings.langevin_z.method != MMEBM_MALA) return 0;
     return adapt_step_size(&p->draw, &p->test, settings.mala_target);
 }
@@ -155,16 +183,13 @@ static int take_average(program *p)
 {
     const run_state *state = &p->run.state;
     const double step_size = p->given.z_step > 0 ? p->given.z_step : state->step_size_z;
-    char path[1024];
-    mmebm_save_options o;
-    mmebm_status status = mmebm_save_options_init(&o);
+    mmebm_status status;
     if (!p->model && training_make_model(&p->run, &p->given, &p->model)) return -1;
     if (training_average(&p->run, p->model)) return -1;
     if (!p->draw.sampler && prepare_drawing(p, &state->settings, step_size)) return -1;
-    if (status == MMEBM_OK) status = settings_chain_z(&state->settings, step_size, &p->draw.chain_z);
-    o.dtype = p->given.save_bf16 ? MMEBM_BF16 : MMEBM_F32;
-    if (status == MMEBM_OK) status = mmebm_model_save(p->model, in_out(p, "model.safetensors", path), &o);
-    return status == MMEBM_OK ? 0 : library_failed(p->context, status, "saving the model");
+    status = set_chain_z(p, &state->settings, step_size);
+    if (status != MMEBM_OK) return library_failed(p->context, status, "preparing to draw");
+    return whiten(p, &state->settings) || save_model(p) ? -1 : 0;
 }
 
 static int write_mark(program *p)

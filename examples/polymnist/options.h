@@ -19,6 +19,8 @@ typedef struct options {
     uint32_t sets;
     uint32_t judged;     /* tuples to judge */
     uint32_t fresh;      /* 1: the run in `out` is discarded */
+    uint32_t whiten;     /* 1: latents are renamed to fit the prior (whiten.h) */
+    uint32_t z_steps;    /* of langevin_z when filling in; 0 = as many as settings.c says */
     double z_step;       /* of langevin_z when drawing; 0 = as trained, or adapted */
 
     uint32_t train;      /* 1: train; 0: show the weights in `model` */
