@@ -578,3 +578,9 @@ uint32_t mmebm__dnnl_has_amx_bf16(void)
 {
     return (uint32_t)has_isa(dnnl_cpu_isa_avx512_core_amx);
 }
+
+int64_t mmebm__dnnl_rows_at_once(void)
+{
+    enum { AVX2_ROWS = 6 };
+    return has_isa(dnnl_cpu_isa_avx512_core) ? 1 : AVX2_ROWS;
+}

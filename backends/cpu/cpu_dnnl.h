@@ -53,6 +53,9 @@ void mmebm__dnnl_start_worker(void);            /* in each worker before its fir
 void mmebm__dnnl_version(char text[32]);        /* "2.6.3" */
 const char *mmebm__dnnl_processor(void);        /* "avx512_core_amx" */
 uint32_t mmebm__dnnl_has_amx_bf16(void);
+/* Rows that a matrix product takes at once. Rows left over at the end go through other kernels, whose sums may round
+ * otherwise: where that matters, products have a multiple of so many rows. 1 = it does not matter. */
+int64_t mmebm__dnnl_rows_at_once(void);
 
 /* NULL when memory cannot be had. */
 cpu_op *mmebm__op_create(cpu_dnnl *dnnl, const cpu_op_spec *spec);

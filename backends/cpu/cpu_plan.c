@@ -56,12 +56,16 @@ static mmebm_status no_memory(const mmebm_plan *plan, const char *what)
     return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for %s of a plan", what);
 }
 
-/* By the graph alone: a row's bits must not depend on the plan's capacity. */
+/* By the graph and the processor alone: a row's bits must not depend on the plan's capacity, nor on its place. */
 static int64_t chunk_rows(const mmebm_graph *graph)
 {
+    const int64_t at_once = mmebm__dnnl_rows_at_once();
     int64_t floats = 0;
     for (uint32_t l = 0; l < graph->layer_count; ++l) floats += graph->layers[l].count;
-    return floats <= SMALL_ROW ? CHUNK_VECTORS : floats <= LARGE_ROW ? CHUNK_IMAGES : CHUNK_LARGE_IMAGES;
+    const int64_t rows = floats <= SMALL_ROW   ? CHUNK_VECTORS
+                         : floats <= LARGE_ROW ? CHUNK_IMAGES
+                                               : CHUNK_LARGE_IMAGES;
+    return (rows + at_once - 1) / at_once * at_once;
 }
 
 /* ---- operations */

@@ -37,7 +37,9 @@ static tiling tiling_of(const cpu_op_spec *conv)
     tiling t = {.down = (conv->in[0] + TILE - 1) / TILE, .across = (conv->in[1] + TILE - 1) / TILE};
     t.count = conv->rows * t.down * t.across;
     const int64_t blocks = (t.count + BLOCK_TILES - 1) / BLOCK_TILES;
-    t.block = ((t.count + blocks - 1) / blocks) | 1; /* odd: the 36 streams of a transform fall into different sets */
+    const int64_t block = (t.count + blocks - 1) / blocks, at_once = mmebm__dnnl_rows_at_once();
+    /* odd, so that the 36 streams of a transform fall into different sets, if a product may have any number of rows */
+    t.block = at_once == 1 ? block | 1 : (block + at_once - 1) / at_once * at_once;
     return t;
 }
 

@@ -86,6 +86,30 @@ TEST(linear)
     CHECK_CASES(cases);
 }
 
+/* Channels of every kind of tile; the reference has no tiles. */
+TEST(many_rows)
+{
+    enum { KIND = MMEBM_LAYER_CONV2D };
+    static const layer_case cases[] = {
+        CONV_CASE(KIND, IMAGE(28, 28, 16), 80, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), -1),
+        CONV_CASE(KIND, IMAGE(28, 28, 80), 128, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(14, 14, 64), 64, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(7, 7, 128), 256, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(14, 14, 128), 64, PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), PAIR(0, 0), -1),
+        CONV_CASE(KIND, IMAGE(28, 28, 32), 3, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        {.settings = {.kind = MMEBM_LAYER_LINEAR, .flatten = 1, .bias = 0}, .out_channels = 784, .input_count = 1,
+         .inputs = {VECTOR(32)}},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases && strcmp(setting.backend, "reference"); ++c) {
+        mmebm_graph graph;
+        char text[256];
+        const char *error = case_graph(&setting.reference, &cases[c], &graph);
+        CHECK_MSG(!error, "%s: %s", case_text(&cases[c], text), error);
+        if (!error) check_many_rows(&graph, case_text(&cases[c], text));
+        mmebm__graph_free(setting.reference.context, &graph);
+    }
+}
+
 static const char *const activation_names[] = {"", "relu", "leaky relu", "silu", "softplus", "tanh", "sigmoid"};
 
 /* Far from 0 a slope is a difference of nearly equal numbers of size up to |x|: errors of 16 units of that are allowed,
@@ -258,6 +282,7 @@ int check_layers(void)
     RUN_SELECTED(conv2d);
     RUN_SELECTED(conv_transpose2d);
     RUN_SELECTED(linear);
+    RUN_SELECTED(many_rows);
     RUN_SELECTED(activation);
     RUN_SELECTED(softmax);
     RUN_SELECTED(avg_pool);

@@ -29,7 +29,8 @@
 
 #include "check.h"
 
-enum { SPREAD_DRAWS = 8, ROUNDINGS = 16, ALL_ROWS = 17, FEW_ROWS = 3, PERIOD_OF_TARGETS = 3, MANY = 64, GROWTH = 8 };
+enum { SPREAD_DRAWS = 8, ROUNDINGS = 16, ALL_ROWS = 17, FEW_ROWS = 3, PERIOD_OF_TARGETS = 3, MANY = 64, GROWTH = 8,
+       MANY_PIXELS = 45000 };
 
 typedef struct plan_check {
     const mmebm_graph *graph;
@@ -208,6 +209,23 @@ static inline plan_result *run_once(const plan_check *check, side *owner, const 
 
 /* ---- the laws */
 
+static inline int64_t largest_image(const mmebm_graph *graph)
+{
+    int64_t largest = 1;
+    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+        const mmebm_layer *layer = &graph->layers[l];
+        const int64_t pixels = layer->rank == 3 ? layer->shape[0] * layer->shape[1] : 1;
+        largest = pixels > largest ? pixels : largest;
+    }
+    return largest;
+}
+
+/* target [rows, count] <- the ALL_ROWS rows of source, over and over */
+static inline void repeat_rows(double *target, const double *source, int64_t count, int64_t rows)
+{
+    for (int64_t e = 0; e < rows * count; ++e) target[e] = source[e % (ALL_ROWS * count)];
+}
+
 static inline void check_rows(const plan_check *check, const plan_result *all)
 {
     static const struct {
@@ -304,6 +322,40 @@ static inline void check_partial_runs(const plan_check *check, const plan_result
     }
     CHECK_MSG(!error, "%s: %s", check->what, error);
     plan_close(&plan);
+}
+
+/* So many rows that a backend takes its largest tiles: the same rows over and over have the bits that ALL_ROWS have,
+ * and weight gradients are a multiple of theirs, up to the rounding of f32 sums. */
+static inline void check_many_rows(const mmebm_graph *graph, const char *what)
+{
+    const plan_check check = {.graph = graph, .what = what};
+    const int64_t times = MANY_PIXELS / (ALL_ROWS * largest_image(graph)) + 1, rows = times * ALL_ROWS;
+    plan_data *brief = data_create(graph, ALL_ROWS, setting.seed), *full = data_create(graph, rows, setting.seed);
+    data_round(brief);
+    memcpy(full->weights, brief->weights, (size_t)graph->weight_count * sizeof *full->weights);
+    for (uint32_t i = 0; i < graph->input_count; ++i)
+        repeat_rows(full->inputs[i], brief->inputs[i], graph->layers[graph->inputs[i]].count, rows);
+    for (uint32_t o = 0; o < graph->output_count; ++o)
+        repeat_rows(full->seeds[o], brief->seeds[o], graph->layers[graph->outputs[o]].count, rows);
+    plan_result *few = run_once(&check, &setting.tested[0], brief, ALL_ROWS, WANT_ALL, 0, ALL_ROWS, 0.0);
+    plan_result *many = run_once(&check, &setting.tested[0], full, rows, WANT_ALL, 0, rows, 0.0);
+    for (int64_t k = 0; k < times; ++k)
+        check_same(&check, many, k * ALL_ROWS, few, WANT_OUTPUTS | WANT_INPUT_GRADIENTS,
+                   "a row's bits depend on the number of rows");
+    for (uint32_t f = 0; f < few->field_count; ++f) {
+        double error2 = 0.0, size2 = 0.0;
+        for (int64_t e = 0; few->fields[f].is_weight && e < field_size(few, f); ++e) {
+            const double wanted = (double)times * few->fields[f].values[e];
+            error2 += (many->fields[f].values[e] - wanted) * (many->fields[f].values[e] - wanted);
+            size2 += wanted * wanted;
+        }
+        CHECK_MSG(error2 <= 1e-8 * size2, "%s, %lld rows: %s is off by %.3g in the norm", what, (long long)rows,
+                  few->fields[f].name, sqrt(error2 / size2));
+    }
+    result_destroy(few);
+    result_destroy(many);
+    data_destroy(brief);
+    data_destroy(full);
 }
 
 /* ---- all of it */
