@@ -117,17 +117,23 @@ int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, con
     drawing fitted = *d;
     tuples x;
     int bad;
+    uint8_t *agrees = calloc(2, d->judged); /* generated, revised */
     fitted.prior = fit;
     m->samples = d->judged;
-    if (tuples_create(&x, m->samples)) return -1;
-    bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated) ||
-          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised) ||
-          draw_samples(&fitted, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted) ||
-          draw_samples(&fitted, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted_revised);
+    if (!agrees || tuples_create(&x, m->samples)) {
+        free(agrees);
+        return failed("no memory to judge %u samples", d->judged);
+    }
+    bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated, agrees) ||
+          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised, agrees + d->judged) ||
+          draw_samples(&fitted, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted, NULL) ||
+          draw_samples(&fitted, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted_revised, NULL);
+    m->revision = gain_of(agrees, agrees + d->judged, d->judged);
+    free(agrees);
     if (!bad) {
         tuples_use(&x, at_most(m->samples, test->count));
         tuples_paint(&x, test, NULL, 0);
-        bad = coherence_judge(panel, d->context, &x, &m->real);
+        bad = coherence_judge(panel, d->context, &x, &m->real, NULL);
     }
     tuples_free(&x);
     return bad ? -1 : 0;

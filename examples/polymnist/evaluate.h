@@ -30,6 +30,7 @@ typedef struct measures {
     coherence real;      /* of real test tuples: what the judges allow at best */
     coherence generated; /* generator means for z ~ p0 */
     coherence revised;   /* the same after langevin_x */
+    gain revision;       /* from generated to revised */
     coherence fitted, fitted_revised; /* both for z from a mixture fitted to latents of data: beside p0, not instead */
     conditional given_one;  /* the mean of one expert, without refinement; the four others are read */
     conditional given_four; /* refined by langevin_z; the fifth is read */

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "message.h"
 
@@ -162,13 +163,15 @@ coherence coherence_of(const tuples *samples, const uint8_t *const digit[MODALIT
     return c;
 }
 
-int coherence_judge(const judges *panel, mmebm_context *context, const tuples *samples, coherence *result)
+int coherence_judge(const judges *panel, mmebm_context *context, const tuples *samples, coherence *result,
+                    uint8_t *agrees)
 {
     const uint32_t n = samples->n;
     uint8_t *memory;
     const uint8_t *digit[MODALITIES];
     int bad = 0;
     *result = (coherence){.verdict = VERDICT_INVALID};
+    if (agrees) memset(agrees, 0, n);
     if (!all_finite(samples)) return 0;
     memory = malloc((size_t)MODALITIES * n);
     if (!memory) return failed("no memory to judge %u tuples", n);
@@ -177,6 +180,22 @@ int coherence_judge(const judges *panel, mmebm_context *context, const tuples *s
         bad = judge_read(panel, context, m, samples->x[m], n, memory + (size_t)m * n);
     }
     if (!bad) *result = coherence_of(samples, digit);
+    for (uint32_t i = 0; agrees && i < n && !bad; ++i) {
+        agrees[i] = 1;
+        for (uint32_t m = 1; m < MODALITIES; ++m) agrees[i] &= digit[m][i] == digit[0][i];
+    }
     free(memory);
     return bad;
+}
+
+gain gain_of(const uint8_t *before, const uint8_t *after, uint32_t n)
+{
+    gain g = {0, 0, 0, 0};
+    for (uint32_t i = 0; i < n; ++i) {
+        g.gained += after[i] && !before[i];
+        g.lost += before[i] && !after[i];
+    }
+    g.mean = ((double)g.gained - g.lost) / n;
+    g.error = sqrt(((double)g.gained + g.lost - n * g.mean * g.mean) / n / n);
+    return g;
 }

@@ -41,21 +41,21 @@ static const option_row rows[] = {
     ROW("--judge", ALWAYS, U32, judged, 10, 1e5,
         "N  samples to judge, and 2/5 as many test tuples to fill in (1000)"),
     ROW("--preset", ALWAYS, TEXT, preset, 0, 0,
-        "NAME  networks and settings: polymnist, the paper's, or polymnist-small (with --train)"),
+        "NAME  networks and settings: polymnist (the paper's), polymnist-small or polymnist-long (with --train)"),
     ROW("--set", ALWAYS, LIST, set, 0, 0,
         "NAME=VALUE  another setting of the training and its chains (names below); repeatable"),
     ROW("--whiten", ALWAYS, FLAG, whiten, 0, 0,
-        "rename z so that latents of tuples have the prior's mean and covariance, pictures stay; saves the model"),
+        "rename z so that latents of tuples have the prior's moments, pictures stay (with --train always)"),
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
-    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (30)"),
+    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (90)"),
     ROW("--seconds", TRAINING, REAL, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),
     ROW("--steps", TRAINING, U64, steps, 1, 4e9, "N  train for exactly so many steps: repeatable, unlike --seconds"),
     ROW("--resume", TRAINING, FLAG, resume, 0, 0, "go on with the run in --out, or fail; else: go on if there is one"),
     ROW("--measure-every", TRAINING, REAL, measure_every, 0, 1e6,
         "N  every N seconds of training save the model and add a line to measures.tsv; 0 = at the end (0)"),
     ROW("--save-bf16", ALWAYS, FLAG, save_bf16, 0, 0, "store saved weights in bf16"),
-    ROW("--batch", TRAINING, U32, batch, 1, 4096, "N  tuples of a step (polymnist 128, -small 32)"),
-    ROW("--latent", TRAINING, U32, latent, 1, 1024, "N  size of z (32, 20)"),
+    ROW("--batch", TRAINING, U32, batch, 1, 4096, "N  tuples of a step (polymnist and -long 128, -small 32)"),
+    ROW("--latent", TRAINING, U32, latent, 1, 1024, "N  size of z (polymnist 32, others 20)"),
     ROW("--nf", TRAINING, U32, nf, 1, 1024, "N  width of encoders, and of the paper's decoders (32, 32)"),
     ROW("--hidden", TRAINING, U32, hidden, 1, 8192, "N  width of polymnist-small's decoders (256)"),
     ROW("--nef", TRAINING, U32, nef, 1, 1024, "N  width of the energy network (64, 32)"),
@@ -144,6 +144,7 @@ static int complete(options *o, const char *training_word)
     if (!o->mnist) o->mnist = o->data;
     if (!o->preset) o->preset = "polymnist-small";
     if (!o->judged) o->judged = 1000;
+    if (o->train) o->whiten = 1;
     if (!*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
     return settings_complete(o) || settings_make(o, 1, &unused); /* says now what is wrong with --set */
 }

@@ -16,29 +16,37 @@
 
 enum {
     CHANGES_MAX = 16,
-    REFINEMENT_STEPS = 30 /* of langevin_z once training is over: it starts from an encoder and has time */
+    REFINEMENT_STEPS = 90 /* of langevin_z once training is over: it starts from an encoder and has time */
 };
 
 typedef struct preset_row {
-    const char *name;
+    const char *name, *networks; /* the library's preset */
     uint32_t batch, nf, nef, stem, hidden, latent;
     const char *change[CHANGES_MAX]; /* as --set takes them, up to the first NULL */
 } preset_row;
 
+#define SHORT_CHAINS "langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "energy.rate=3e-5"
 static const preset_row presets[] = {
-    {"polymnist", 128, 32, 64, 16, 128, 32, {NULL}},
-    /* shorter chains and higher rates: it has minutes (docs/training.md, "On a CPU") */
-    {"polymnist-small", 32, 32, 32, 8, 256, 20,
-     {"langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "energy.rate=3e-5", "generator.rate=0.002",
-      "inference.rate=0.001", "ema=0.99"}},
+    {"polymnist", "polymnist", 128, 32, 64, 16, 128, 32, {NULL}},
+    /* high rates: it has minutes on a processor (docs/training.md, "On a CPU") */
+    {"polymnist-small", "polymnist-small", 32, 32, 32, 8, 256, 20,
+     {SHORT_CHAINS, "generator.rate=0.002", "inference.rate=0.001", "ema=0.99"}},
+    /* tens of thousands of steps, on a GPU (docs/training.md, "On a GPU") */
+    {"polymnist-long", "polymnist-small", 128, 32, 32, 8, 256, 20,
+     {SHORT_CHAINS, "generator.rate=2.5e-4", "inference.rate=1e-4", "guard_energy=20000"}},
 };
 
 static const preset_row *preset_of(const char *name)
 {
     for (size_t i = 0; i < sizeof presets / sizeof *presets; ++i)
         if (strcmp(name, presets[i].name) == 0) return &presets[i];
-    failed("--preset is polymnist or polymnist-small, not '%s'", name);
+    failed("--preset is polymnist, polymnist-small or polymnist-long, not '%s'", name);
     return NULL;
+}
+
+const char *settings_networks(const options *o)
+{
+    return preset_of(o->preset)->networks;
 }
 
 int settings_complete(options *o)

@@ -10,6 +10,9 @@
  * there is no such preset. */
 int settings_complete(options *o);
 
+/* The library's preset for the networks of o->preset, which is known. */
+const char *settings_networks(const options *o);
+
 /* The trainer's options for a run of so many steps: those of the preset, changed by --set. 0 or -1. */
 int settings_make(const options *o, uint64_t steps, mmebm_trainer_options *s);
 

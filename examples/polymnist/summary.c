@@ -46,6 +46,9 @@ static void print_table(FILE *out, const measures *m, const char *title)
     row_of_coherence(out, "revised by langevin_x", &m->revised, m->samples);
     row_of_coherence(out, "samples, fitted prior", &m->fitted, m->samples);
     row_of_coherence(out, "the same, revised", &m->fitted_revised, m->samples);
+    if (m->generated.verdict != VERDICT_INVALID && m->revised.verdict != VERDICT_INVALID)
+        fprintf(out, "  revised - generator samples: %+.4f +-%.4f (of the same z; %u tuples gained, %u lost)\n",
+                m->revision.mean, m->revision.error, m->revision.gained, m->revision.lost);
     fprintf(out, "  (digits: effective number, e^entropy, among the tuples that agree; 10 is best.\n"
                  "  fitted prior: z from 40 Gaussians fitted to latents of training tuples, not from p0)\n");
     fprintf(out, "\nDo filled-in pictures show the digit that was given?\n");

@@ -157,7 +157,7 @@ static coherence judged(mmebm_model *model)
     tuples x;
     if (tuples_create(&x, SAMPLES) == 0) {
         CHECK_MSG(mmebm_sample(model, NULL, x.view) == MMEBM_OK, "%s", mmebm_last_error(context));
-        CHECK(coherence_judge(&panel, context, &x, &result) == 0);
+        CHECK(coherence_judge(&panel, context, &x, &result, NULL) == 0);
     }
     tuples_free(&x);
     return result;
@@ -243,6 +243,7 @@ TEST(judges_read_real_pictures)
     tuples x;
     uint8_t digit[TEST_TUPLES];
     coherence c;
+    int agreeing = 0;
     REQUIRE(tuples_create(&x, TEST_TUPLES) == 0);
     tuples_paint(&x, &test, NULL, 0);
     for (uint32_t m = 0; m < MODALITIES; ++m) {
@@ -253,8 +254,10 @@ TEST(judges_read_real_pictures)
         CHECK_MSG(right >= 0.984 * TEST_TUPLES - 4 * sqrt(TEST_TUPLES * 0.984 * 0.016), "judge %u: %d of %d", m, right,
                   TEST_TUPLES);
     }
-    CHECK(coherence_judge(&panel, context, &x, &c) == 0);
+    CHECK(coherence_judge(&panel, context, &x, &c, digit) == 0);
     CHECK_MSG(c.verdict == VERDICT_COHERENT && c.agreed_digits > 9, "%.2f digits", c.agreed_digits);
+    for (int i = 0; i < TEST_TUPLES; ++i) agreeing += digit[i];
+    CHECK(fabs(c.agreement - (double)agreeing / TEST_TUPLES) < 1e-9);
     tuples_free(&x);
 }
 
@@ -279,6 +282,15 @@ TEST(counts_are_right)
     tuples_free(&x);
 }
 
+TEST(gains_are_right)
+{
+    static const uint8_t before[8] = {1, 1, 0, 0, 0, 0, 0, 1}, after[8] = {1, 0, 1, 1, 1, 0, 0, 1};
+    const gain g = gain_of(before, after, 8), none = gain_of(before, before, 8);
+    CHECK(g.gained == 3 && g.lost == 1 && fabs(g.mean - 0.25) < 1e-12);
+    CHECK(fabs(g.error - sqrt((4 / 8.0 - 0.0625) / 8)) < 1e-12); /* variance of the changes -1, 0, 1 */
+    CHECK(none.gained == 0 && none.lost == 0 && none.mean == 0 && none.error == 0);
+}
+
 int main(void)
 {
     if (open_all()) {
@@ -286,6 +298,7 @@ int main(void)
         return EXIT_FAILURE;
     }
     RUN(counts_are_right);
+    RUN(gains_are_right);
     RUN(judges_read_real_pictures);
     RUN(coherent_model_is_called_coherent);
     RUN(model_of_unrelated_digits_is_called_incoherent);

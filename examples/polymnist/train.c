@@ -45,7 +45,7 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
     preset.hidden = o->hidden;
     preset.seed = o->seed;
     if (o->likelihood_scale > 0) preset.likelihood_scale = (float)o->likelihood_scale;
-    return mmebm_model_create_preset(context, o->preset, &preset, model);
+    return mmebm_model_create_preset(context, settings_networks(o), &preset, model);
 }
 
 /* One step. While a device still works on it, the next batch is painted. Diagnostics wait for the step's end, so they
