@@ -45,12 +45,12 @@ typedef struct coherence {
 
 /* digit: [5][n], what the judges read. Pure arithmetic, apart from the judges. */
 coherence coherence_of(const tuples *samples, const uint8_t *const digit[MODALITIES]);
-/* Reads the samples and counts; refuses non-finite samples before any judge sees them. agrees: NULL, or [n] for whether
- * all five judges read the same digit in a tuple. 0 or -1. */
+/* Reads the samples and counts; refuses non-finite samples before any judge sees them. agrees: NULL, or [n] for
+ * whether all five judges read the same digit in a tuple. 0 or -1. */
 int coherence_judge(const judges *panel, mmebm_context *context, const tuples *samples, coherence *result,
                     uint8_t *agrees);
 
-/* What a revision of the same n tuples adds to their agreement, and its standard error, from the tuples that changed. */
+/* What a revision of the same n tuples adds to their agreement, with its standard error. */
 typedef struct gain {
     uint32_t gained, lost; /* tuples that agree only after, only before */
     double mean, error;
