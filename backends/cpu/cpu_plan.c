@@ -65,7 +65,7 @@ static int64_t chunk_rows(const mmebm_graph *graph)
     const int64_t rows = floats <= SMALL_ROW   ? CHUNK_VECTORS
                          : floats <= LARGE_ROW ? CHUNK_IMAGES
                                                : CHUNK_LARGE_IMAGES;
-    return (rows + at_once - 1) / at_once * at_once;
+    return rows < at_once ? at_once : rows / at_once * at_once;
 }
 
 /* ---- operations */
