@@ -20,10 +20,11 @@
 #include "cuda_launch.h"
 
 enum {
-    MAX_STAGES = 16,     /* of weights: slices if they stream, else those of a group of steps */
+    MAX_STAGES = 16, /* of weights: slices if they stream, else those of a group of steps */
     FEWEST_STREAMED = 3,
-    MAX_BUFFERS = 3,     /* patches */
-    MAX_WARPS = 8,       /* that multiply */
+    MOST_STREAMED = 6,
+    MAX_BUFFERS = 3, /* patches */
+    MAX_WARPS = 8,   /* that multiply */
     MAX_PATCH_LINES = 1024, /* of a copy */
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
@@ -107,6 +108,13 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         return patches + (uint32_t)(at * plan.patch_lines) * LINE_BYTES;
     }
 
+    /* A pixel of the block's tiles, with zeros counted: row, and lines and pixels from -zeros on. */
+    __device__ __forceinline__ pixel_place find_pixel(int32_t pixel) const
+    {
+        const int32_t within = pixel % plan.image;
+        return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
+    }
+
     /* By each warp: all its lanes are done. */
     __device__ __forceinline__ void release(uint64_t *barrier) const
     {
@@ -118,13 +126,12 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
 
     __device__ __forceinline__ void load_patch(int32_t tile, const conv_step &group, const ring_place &buffer) const
     {
-        const int32_t first = tile * TILE, row = first / plan.image, within = first % plan.image;
-        const int32_t y = within / plan.pitch - plan.zeros, x = within % plan.pitch - plan.zeros;
+        const pixel_place first = find_pixel(tile * TILE);
         const uint32_t full = shared_address(&head->patch_full[buffer.at]);
         barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
         barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
         copy_pixels(patch(buffer.at), &plan.source[conv.product.geometry.phases_in ? group.phase : 0],
-                    group.chunk * LINE_CHANNELS, x, y, row, full);
+                    group.chunk * LINE_CHANNELS, first.x, first.y, first.row, full);
     }
 
     /* A group's weights: once, with one barrier, if they are resident; else slice by slice. */
@@ -246,13 +253,6 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
     }
 
     /* ---- storing */
-
-    /* A pixel of the block's tiles, with zeros counted: row, and lines and pixels from -zeros on. */
-    __device__ __forceinline__ pixel_place find_pixel(int32_t pixel) const
-    {
-        const int32_t within = pixel % plan.image;
-        return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
-    }
 
     /* The same pixel of the block's next tile. */
     __device__ __forceinline__ void next_pixel(pixel_place *place) const
@@ -414,8 +414,8 @@ static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
     const size_t stage = RESIDENT ? slice * EDGE * EDGE : slice;
     const size_t fewest = RESIDENT ? (size_t)groups : (size_t)FEWEST_STREAMED;
     if (fewest > MAX_STAGES || fixed + fewest * stage > budget) return 0;
-    const size_t fit = (budget - fixed) / stage, most = 6;
-    plan->stages = RESIDENT ? groups : (int32_t)(fit < most ? fit : most);
+    const size_t fit = (budget - fixed) / stage;
+    plan->stages = RESIDENT ? groups : fit < MOST_STREAMED ? (int32_t)fit : (int32_t)MOST_STREAMED;
     plan->buffers = fixed + plan->stages * stage + patch <= budget ? 3 : 2;
     return fixed + (plan->buffers - 2) * patch + plan->stages * stage;
 }

@@ -6,7 +6,6 @@
  * that waits for it.
  */
 #include <stdio.h>
-#include <string.h>
 
 #include "cuda_device.h"
 

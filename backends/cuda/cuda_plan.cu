@@ -3,8 +3,6 @@
  * Making plans: which layers become views, which a product takes over (cuda_plan.h), what memory each needs; and taking
  * over weights. All device memory of a plan is one block, laid out twice: to measure, then for good.
  */
-#include <string.h>
-
 #include "cuda_plan.h"
 
 /* ---- reading the graph */
@@ -149,7 +147,7 @@ static void find_views(mmebm_plan *plan)
             become_view(&plan->nodes[l], from, from->activated, 2);
         else if (is_single_tap(layer) && from->shrink == 2 && plan->nodes[l].tail == (int32_t)l &&
                  read_by(plan, (int32_t)l, reads_halved, 1))
-            plan->nodes[l].low = 1, plan->nodes[l].shrink = 2;
+            plan->nodes[l].shrink = 2;
     }
 }
 
@@ -264,8 +262,8 @@ static void set_geometry(const mmebm_plan *plan, int32_t l)
     const int32_t small[2] = {transposed ? in.height : out.height, transposed ? in.width : out.width};
     const int32_t large[2] = {transposed ? out.height : in.height, transposed ? out.width : in.width};
     for (int axis = 0; axis < 2; ++axis) {
-        gather.out[axis] = flat ? 1 : small[axis] >> node->low;
-        gather.in[axis] = flat ? 1 : large[axis] >> node->low;
+        gather.out[axis] = flat ? 1 : small[axis] / node->shrink;
+        gather.in[axis] = flat ? 1 : large[axis] / node->shrink;
         gather.kernel[axis] = linear ? 1 : (int32_t)layer->kernel[axis];
         gather.mul[axis] = linear ? 1 : (int32_t)layer->stride[axis];
         gather.offset[axis] = linear ? 0 : -(int32_t)layer->padding[axis];

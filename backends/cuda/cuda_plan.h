@@ -6,7 +6,8 @@
  * Views. A layer that only relabels numbers has no memory of its own: a reshape, a relu after a product (whose epilogue
  * stores the activated copy beside or instead of the raw one), a nearest upsampling by 2 (whose readers halve their
  * coordinates). Its node names the `base` whose memory it reads, which copy, and by how much coordinates shrink. A
- * single tap at a doubled image gives a doubled image: it runs at the low resolution (`low`), where its values lie.
+ * single tap at a doubled image gives a doubled image: it runs at the low resolution, where its own values lie, and is
+ * the only product whose node shrinks.
  *
  * Groups. A product (conv2d, conv_transpose2d, linear) takes over layers that read it alone: a 2 x 2 average pool, a
  * sum with something that exists already. It runs where its last layer, the `tail`, stands; the layers between have no
@@ -34,7 +35,6 @@ struct cuda_node {
     int32_t tail, pooled, sum; /* sum: layer number of the addition taken over, -1 = none */
     int32_t sum_edge;          /* which input of it the product is */
     cuda_geometry forward, backward;
-    int32_t low;               /* a single tap at a doubled image */
     int32_t phases; /* CUDA_WHOLE, CUDA_DOUBLED or CUDA_HALVED: the products of the layer and of its source's gradient
                        run at the low resolution (cuda_geometry), by the two below */
     cuda_geometry phased_forward, phased_backward;

@@ -95,7 +95,7 @@ static cuda_operand source_of(const cuda_pass *pass, int32_t product)
 {
     cuda_operand source = values_of(pass, layer_input(pass->graph, product, 0), 1.0f);
     const cuda_node *node = &pass->plan->nodes[product];
-    if (node->low) source.shrink = 1;
+    source.shrink /= node->shrink; /* a single tap at a doubled image reads it as it lies */
     if (positions_in(&node->forward) == 1 && source.shrink == 1) {
         source.tensor.height = source.tensor.width = 1;
         source.tensor.channels = source.tensor.stride = node->in_channels;
@@ -394,7 +394,7 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t 
     const int halves = gradient->window == 1 && gradient->shrink <= shrink && gradient->tensor.data;
     if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
         return MMEBM_OK;
-    cuda_tensor copy = layer_shape(&pass->graph->layers[l], plan->nodes[l].low ? 2 : 1);
+    cuda_tensor copy = layer_shape(&pass->graph->layers[l], plan->nodes[l].shrink);
     copy.data = plan->gradient_copy[pass->fork->now];
     copy.type = plan->type;
     if (plan->type == TYPE_BF16) copy.channels = copy.stride = padded_to_lanes(copy.channels);
@@ -457,7 +457,7 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
     cuda_epilogue *end = &product.epilogue;
     end->source_scale = gradient->scale;
     end->scale = 1.0f;
-    end->window = node->phases == CUDA_WHOLE && !node->low ? source->shrink : 1;
+    end->window = node->phases == CUDA_WHOLE ? source->shrink / node->shrink : 1;
     if (source->activated) {
         end->mask = values_of(pass, from, 1.0f).tensor;
         end->mask_slope = base->act_slope;
