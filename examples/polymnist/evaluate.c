@@ -120,9 +120,10 @@ int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, con
     uint8_t *agrees = calloc(2, d->judged); /* generated, revised */
     fitted.prior = fit;
     m->samples = d->judged;
-    if (!agrees || tuples_create(&x, m->samples)) {
+    if (!agrees) return failed("no memory to judge %u samples", d->judged);
+    if (tuples_create(&x, m->samples)) {
         free(agrees);
-        return failed("no memory to judge %u samples", d->judged);
+        return -1;
     }
     bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated, agrees) ||
           draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised, agrees + d->judged) ||

@@ -104,6 +104,13 @@ static double variation(const tuples *samples, uint32_t modality)
     return sqrt(squares);
 }
 
+static int all_agree(const uint8_t *const digit[MODALITIES], uint32_t i)
+{
+    int agree = 1;
+    for (int m = 1; m < MODALITIES; ++m) agree &= digit[m][i] == digit[0][i];
+    return agree;
+}
+
 static void count_agreement(const uint8_t *const digit[MODALITIES], uint32_t n, coherence *c)
 {
     double agreed[DIGIT_CLASSES] = {0};
@@ -113,7 +120,7 @@ static void count_agreement(const uint8_t *const digit[MODALITIES], uint32_t n, 
         for (int a = 0; a < MODALITIES; ++a)
             for (int b = a + 1; b < MODALITIES; ++b) pairs += digit[a][i] == digit[b][i];
         equal_pairs += (uint64_t)pairs;
-        if (pairs == MODALITIES * (MODALITIES - 1) / 2) {
+        if (all_agree(digit, i)) {
             c->agreement += 1.0 / n;
             agreed[digit[0][i]] += 1;
         }
@@ -180,10 +187,7 @@ int coherence_judge(const judges *panel, mmebm_context *context, const tuples *s
         bad = judge_read(panel, context, m, samples->x[m], n, memory + (size_t)m * n);
     }
     if (!bad) *result = coherence_of(samples, digit);
-    for (uint32_t i = 0; agrees && i < n && !bad; ++i) {
-        agrees[i] = 1;
-        for (uint32_t m = 1; m < MODALITIES; ++m) agrees[i] &= digit[m][i] == digit[0][i];
-    }
+    for (uint32_t i = 0; agrees && i < n && !bad; ++i) agrees[i] = (uint8_t)all_agree(digit, i);
     free(memory);
     return bad;
 }

@@ -150,13 +150,19 @@ static int save_model(program *p)
     return status == MMEBM_OK ? 0 : library_failed(p->context, status, "saving the model");
 }
 
+/* Adapts l of langevin_z, unless it is given or fixed. 0 or -1. */
+static int adapt_chain_z(program *p, const mmebm_trainer_options *settings)
+{
+    if (p->given.z_step > 0 || settings->langevin_z.method != MMEBM_MALA) return 0;
+    return adapt_step_size(&p->draw, &p->test, settings->mala_target);
+}
+
 /* After that langevin_z wants another l. 0 or -1. */
 static int whiten(program *p, const mmebm_trainer_options *settings)
 {
     if (!p->given.whiten) return 0;
     if (whiten_latents(p->context, p->model, p->draw.sampler, &p->fitted_to)) return -1;
-    if (p->given.z_step > 0 || settings->langevin_z.method != MMEBM_MALA) return 0;
-    return adapt_step_size(&p->draw, &p->test, settings->mala_target);
+    return adapt_chain_z(p, settings);
 }
 
 /* Trained weights from a file. */
@@ -174,8 +180,7 @@ static int load_weights(program *p)
     note("Weights of %s", o->model);
     if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
     if (o->whiten) return whiten(p, &settings) || save_model(p) ? -1 : 0;
-    if (o->z_step > 0 || settings.langevin_z.method != MMEBM_MALA) return 0;
-    return adapt_step_size(&p->draw, &p->test, settings.mala_target);
+    return adapt_chain_z(p, &settings);
 }
 
 /* The averages of the training as it stands, ready to draw with, and saved. */

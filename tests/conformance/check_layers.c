@@ -8,22 +8,27 @@
 /* Activations reach far from 0 here: nothing overflows where the function does not. */
 static const double EXTREME = 60.0;
 
-static void check_case(const layer_case *wanted, uint64_t seed)
+static void check_elements(const mmebm_graph *graph, uint64_t seed, const char *what)
+{
+    check_graph(graph, 0, seed, what);
+}
+
+static void check_case(const layer_case *wanted, uint64_t seed, graph_check check)
 {
     mmebm_graph graph;
     char text[256];
     const char *error = case_graph(&setting.reference, wanted, &graph);
     CHECK_MSG(!error, "%s: %s", case_text(wanted, text), error);
-    if (!error) check_graph(&graph, 0, seed, case_text(wanted, text));
+    if (!error) check(&graph, seed, case_text(wanted, text));
     mmebm__graph_free(setting.reference.context, &graph);
 }
 
-static void check_cases(const layer_case *cases, size_t count)
+static void check_cases(const layer_case *cases, size_t count, graph_check check)
 {
-    for (size_t c = 0; c < count; ++c) check_case(&cases[c], c);
+    for (size_t c = 0; c < count; ++c) check_case(&cases[c], c, check);
 }
 
-#define CHECK_CASES(cases) check_cases((cases), sizeof(cases) / sizeof *(cases))
+#define CHECK_CASES(cases) check_cases((cases), sizeof(cases) / sizeof *(cases), check_elements)
 
 TEST(conv2d)
 {
@@ -100,14 +105,7 @@ TEST(many_rows)
         {.settings = {.kind = MMEBM_LAYER_LINEAR, .flatten = 1, .bias = 0}, .out_channels = 784, .input_count = 1,
          .inputs = {VECTOR(32)}},
     };
-    for (size_t c = 0; c < sizeof cases / sizeof *cases && strcmp(setting.backend, "reference"); ++c) {
-        mmebm_graph graph;
-        char text[256];
-        const char *error = case_graph(&setting.reference, &cases[c], &graph);
-        CHECK_MSG(!error, "%s: %s", case_text(&cases[c], text), error);
-        if (!error) check_many_rows(&graph, case_text(&cases[c], text));
-        mmebm__graph_free(setting.reference.context, &graph);
-    }
+    if (strcmp(setting.backend, "reference")) check_cases(cases, sizeof cases / sizeof *cases, check_many_rows);
 }
 
 static const char *const activation_names[] = {"", "relu", "leaky relu", "silu", "softplus", "tanh", "sigmoid"};

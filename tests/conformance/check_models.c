@@ -5,20 +5,13 @@
  */
 #include "check_plan.h"
 
-static void check_many(const mmebm_graph *graph, uint64_t seed, const char *name)
-{
-    (void)seed;
-    check_many_rows(graph, name);
-}
-
 static void check_close_by_norm(const mmebm_graph *graph, uint64_t seed, const char *name)
 {
     check_graph(graph, 1, seed, name);
 }
 
 /* width: see preset_model */
-static void check_preset(const char *preset, uint32_t width,
-                         void (*check)(const mmebm_graph *graph, uint64_t seed, const char *name))
+static void check_preset(const char *preset, uint32_t width, graph_check check)
 {
     mmebm_model *model = NULL;
     const char *error = preset_model(&setting.reference, preset, width, &model);
@@ -48,7 +41,7 @@ TEST(polymnist_networks)
 /* Fused layers at many rows: phases of doubled and halved images, pools, sums. The reference has no tiles. */
 TEST(polymnist_networks_of_many_rows)
 {
-    if (strcmp(setting.backend, "reference")) check_preset("polymnist", WIDE, check_many);
+    if (strcmp(setting.backend, "reference")) check_preset("polymnist", WIDE, check_many_rows);
 }
 
 TEST(polymnist_small_networks)

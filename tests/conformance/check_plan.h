@@ -326,11 +326,12 @@ static inline void check_partial_runs(const plan_check *check, const plan_result
 
 /* So many rows that a backend takes its largest tiles: the same rows over and over have the bits that ALL_ROWS have,
  * and weight gradients are a multiple of theirs, up to the rounding of f32 sums. */
-static inline void check_many_rows(const mmebm_graph *graph, const char *what)
+static inline void check_many_rows(const mmebm_graph *graph, uint64_t seed, const char *what)
 {
     const plan_check check = {.graph = graph, .what = what};
     const int64_t times = MANY_PIXELS / (ALL_ROWS * largest_image(graph)) + 1, rows = times * ALL_ROWS;
-    plan_data *brief = data_create(graph, ALL_ROWS, setting.seed), *full = data_create(graph, rows, setting.seed);
+    seed += setting.seed * 1000;
+    plan_data *brief = data_create(graph, ALL_ROWS, seed), *full = data_create(graph, rows, seed);
     data_round(brief);
     memcpy(full->weights, brief->weights, (size_t)graph->weight_count * sizeof *full->weights);
     for (uint32_t i = 0; i < graph->input_count; ++i)
@@ -357,6 +358,9 @@ static inline void check_many_rows(const mmebm_graph *graph, const char *what)
     data_destroy(brief);
     data_destroy(full);
 }
+
+/* What a test does with each of its graphs. */
+typedef void (*graph_check)(const mmebm_graph *graph, uint64_t seed, const char *what);
 
 /* ---- all of it */
 
