@@ -22,7 +22,7 @@
 #include "graph.h"
 #include "philox.h"
 
-#define MMEBM_BACKEND_ABI 2u
+#define MMEBM_BACKEND_ABI 3u
 
 /* Reference backend only, for tests: every float pointer of plan_load_weights and plan_run is a double pointer. */
 enum { MMEBM_PRECISION_F64 = 64 };
@@ -102,8 +102,11 @@ typedef struct mmebm_noise {
     uint32_t step;
 } mmebm_noise;
 
+enum { MMEBM_MAX_LANGEVIN_STEPS = MMEBM_MAX_MODALITIES + 1 /* of a call: all inputs of a chain */ };
+
 /* drift = l^2/2 drift_factor gradient, each element bounded by drift_clamp, then each row's norm by drift_norm_clip;
- * state <- clamp(state - drift + n xi)   (Eqns 3, 8) */
+ * state <- clamp(state - drift + n xi)   (Eqns 3, 8)
+ * The steps of one call have different states and the same rule, drift_factor .. state_max. */
 typedef struct mmebm_langevin_step {
     int64_t rows, size;
     float *state;
@@ -232,7 +235,8 @@ typedef struct mmebm_backend_ops {
      * with add 0 the target is not read. */
     mmebm_status (*noise)(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family, float scale,
                           float add, const mmebm_noise *noise);
-    mmebm_status (*langevin)(mmebm_device *device, const mmebm_langevin_step *step);
+    /* 1 <= count <= MMEBM_MAX_LANGEVIN_STEPS */
+    mmebm_status (*langevin)(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count);
     mmebm_status (*mala_propose)(mmebm_device *device, const mmebm_mala_step *step);
     mmebm_status (*mala_accept)(mmebm_device *device, const mmebm_mala_step *step);
     mmebm_status (*mala_adapt)(mmebm_device *device, const mmebm_mala_adapt *adapt);

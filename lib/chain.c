@@ -3,8 +3,8 @@
  * The Langevin chain of chain.h:
  *     v <- v - (l^2 / 2) dE/dv + n xi                                          ULA, Eqns 3, 8, 17
  *     the same as a proposal, taken with the Metropolis probability            MALA
- * A step under ULA is one plan run (energy and gradient at once) and one update for each moving input; all of them see
- * the gradient at the old state (ruling A11). Called by sampler.c and trainer.c.
+ * A step under ULA is one plan run (energy and gradient at once) and one update of all moving inputs, which see the
+ * gradient at the old state (ruling A11). Called by sampler.c and trainer.c.
  */
 #include "chain.h"
 
@@ -68,32 +68,40 @@ static mmebm_status evaluate(const mmebm_chain *chain, int64_t rows, float *valu
     return mmebm__plan_run(chain->context, chain->plan, &run);
 }
 
+/* Step k of all inputs that move. */
+static mmebm_status move_inputs(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
+                                uint32_t k)
+{
+    mmebm_langevin_step steps[MMEBM_MAX_LANGEVIN_STEPS];
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < chain->input_count; ++i) {
+        const mmebm_chain_input *input = &chain->inputs[i];
+        if (!input->gradient) continue;
+        steps[count++] = (mmebm_langevin_step){
+            .rows = rows,
+            .size = input->size,
+            .state = input->value,
+            .gradient = input->gradient,
+            .scales = input->scales,
+            .drift_factor = rule->drift_factor,
+            .drift_clamp = rule->drift_clamp,
+            .drift_norm_clip = rule->drift_norm_clip,
+            .state_min = rule->state_min,
+            .state_max = rule->state_max,
+            .noise = {chain->key, period, input->stream, k},
+        };
+    }
+    return chain->context->ops->langevin(chain->context->device, steps, count);
+}
+
 static mmebm_status run_ula(const mmebm_chain *chain, const mmebm_chain_rule *rule, int64_t rows, int64_t period,
                             mmebm_chain_observer observer, void *user)
 {
-    const mmebm_backend_ops *ops = chain->context->ops;
     float *value0 = chain->inputs[0].value;
     for (uint32_t k = 0; k < rule->n_steps; ++k) {
         MMEBM_TRY(evaluate(chain, rows, value0, chain->inputs[0].gradient, observer ? chain->energy : NULL, 1));
         if (observer) MMEBM_TRY(observer(user, k));
-        for (uint32_t i = 0; i < chain->input_count; ++i) {
-            const mmebm_chain_input *input = &chain->inputs[i];
-            if (!input->gradient) continue;
-            const mmebm_langevin_step step = {
-                .rows = rows,
-                .size = input->size,
-                .state = input->value,
-                .gradient = input->gradient,
-                .scales = input->scales,
-                .drift_factor = rule->drift_factor,
-                .drift_clamp = rule->drift_clamp,
-                .drift_norm_clip = rule->drift_norm_clip,
-                .state_min = rule->state_min,
-                .state_max = rule->state_max,
-                .noise = {chain->key, period, input->stream, k},
-            };
-            MMEBM_TRY(ops->langevin(chain->context->device, &step));
-        }
+        MMEBM_TRY(move_inputs(chain, rule, rows, period, k));
     }
     if (!observer) return MMEBM_OK;
     MMEBM_TRY(evaluate(chain, rows, value0, NULL, chain->energy, 0));

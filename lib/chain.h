@@ -10,7 +10,7 @@
 #include "model.h"
 #include "sequence.h"
 
-enum { MMEBM_CHAIN_MAX_INPUTS = MMEBM_MAX_MODALITIES + 1 };
+enum { MMEBM_CHAIN_MAX_INPUTS = MMEBM_MAX_LANGEVIN_STEPS };
 
 /* A plan that follows the weights of one part of a model. */
 typedef struct mmebm_weighted_plan {

@@ -124,12 +124,14 @@ CPU_CLONES static void langevin_row(void *argument, uint32_t thread, int64_t row
     }
 }
 
-mmebm_status mmebm__cpu_langevin(mmebm_device *device, const mmebm_langevin_step *step)
+mmebm_status mmebm__cpu_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count)
 {
-    union {
-        const mmebm_langevin_step *read;
-        void *argument;
-    } job = {step};
-    mmebm__cpu_for_each(device, step->rows, step->size, langevin_row, job.argument);
+    for (uint32_t k = 0; k < count; ++k) {
+        union {
+            const mmebm_langevin_step *read;
+            void *argument;
+        } job = {&steps[k]};
+        mmebm__cpu_for_each(device, steps[k].rows, steps[k].size, langevin_row, job.argument);
+    }
     return MMEBM_OK;
 }

@@ -20,7 +20,7 @@ mmebm_status mmebm__cpu_adam(mmebm_device *device, const mmebm_adam_step *step);
 /* cpu_noise.c */
 mmebm_status mmebm__cpu_noise(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family,
                               float scale, float add, const mmebm_noise *noise);
-mmebm_status mmebm__cpu_langevin(mmebm_device *device, const mmebm_langevin_step *step);
+mmebm_status mmebm__cpu_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count);
 
 /* Items in the workers, or here if all of them together are less work than waking a worker. */
 void mmebm__cpu_for_each(mmebm_device *device, int64_t items, int64_t floats_each, cpu_task task, void *argument);

@@ -129,7 +129,7 @@ mmebm_status mmebm__cuda_spectral_gradient(mmebm_device *device, const mmebm_spe
 
 mmebm_status mmebm__cuda_noise(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family,
                                float scale, float add, const mmebm_noise *noise);
-mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *step);
+mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count);
 mmebm_status mmebm__cuda_mala_propose(mmebm_device *device, const mmebm_mala_step *step);
 mmebm_status mmebm__cuda_mala_accept(mmebm_device *device, const mmebm_mala_step *step);
 mmebm_status mmebm__cuda_mala_adapt(mmebm_device *device, const mmebm_mala_adapt *adapt);

@@ -10,8 +10,9 @@
 
 static __device__ mmebm_philox_block random_block(const mmebm_noise &noise, int64_t row, int64_t block)
 {
-    const uint32_t stream = noise.stream + (uint32_t)(row / noise.period);
-    const uint64_t chain = noise.key[1] + (uint64_t)(row % noise.period);
+    const int64_t repeat = row < noise.period ? 0 : row / noise.period; /* most calls need no division */
+    const uint32_t stream = noise.stream + (uint32_t)repeat;
+    const uint64_t chain = noise.key[1] + (uint64_t)(row - repeat * noise.period);
     return mmebm__random_block(noise.key[0], stream, chain, noise.step, (uint32_t)block);
 }
 
@@ -74,31 +75,73 @@ static __device__ __forceinline__ float clamped_drift(const mmebm_langevin_step 
     return step.drift_clamp > 0.0f ? bounded(drift, -step.drift_clamp, step.drift_clamp) : drift;
 }
 
-/* Elements 4 block .. of a row: drift, noise and bounds in one go. */
+/* The first `count` of four elements, at once if `whole`. */
+static __device__ __forceinline__ void load_four(const float *from, int64_t count, bool whole, float out[4])
+{
+    if (whole) {
+        const float4 all = *reinterpret_cast<const float4 *>(from);
+        out[0] = all.x, out[1] = all.y, out[2] = all.z, out[3] = all.w;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) out[k] = k < count ? from[k] : 0.0f;
+}
+
+static __device__ __forceinline__ void store_four(float *to, int64_t count, bool whole, const float v[4])
+{
+    if (whole) {
+        *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+        if (k < count) to[k] = v[k];
+}
+
+/* Elements 4 block .. of a row: drift, noise and bounds in one go. They are read first, to arrive while drawing. */
 static __device__ __forceinline__ void move_four(const mmebm_langevin_step &step, int64_t row, int64_t block,
                                                  float factor)
 {
     const float l = step.scales[0], n = step.scales[1];
     const bool has_range = step.state_min != step.state_max;
-    float xi[4];
+    const int64_t at = row * step.size + 4 * block, count = step.size - 4 * block;
+    const uintptr_t addresses =
+        reinterpret_cast<uintptr_t>(step.state + at) | reinterpret_cast<uintptr_t>(step.gradient + at);
+    const bool whole = count >= 4 && addresses % sizeof(float4) == 0;
+    float state[4], gradient[4], xi[4];
+    load_four(step.state + at, count, whole, state);
+    load_four(step.gradient + at, count, whole, gradient);
     draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
-    for (int k = 0; k < 4 && 4 * block + k < step.size; ++k) {
-        const int64_t at = row * step.size + 4 * block + k;
-        const float moved = step.state[at] - factor * clamped_drift(step, l, step.gradient[at]) + n * xi[k];
-        step.state[at] = has_range ? bounded(moved, step.state_min, step.state_max) : moved;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const float moved = state[k] - factor * clamped_drift(step, l, gradient[k]) + n * xi[k];
+        state[k] = has_range ? bounded(moved, step.state_min, step.state_max) : moved;
+    }
+    store_four(step.state + at, count, whole, state);
+}
+
+/* Blocks of x: a state; of y: steps. */
+struct langevin_steps {
+    mmebm_langevin_step step[MMEBM_MAX_LANGEVIN_STEPS];
+};
+
+/* Registers for six blocks at a time: enough reads under way to keep the memory busy. */
+static __global__ void __launch_bounds__(CUDA_BLOCK, 6) langevin_kernel(const __grid_constant__ langevin_steps steps)
+{
+    begin_kernel();
+    const mmebm_langevin_step &step = steps.step[blockIdx.y];
+    FOR_EACH_FOUR(at, step.rows, step.size)
+    {
+        const int64_t row = at / fours(step.size);
+        move_four(step, row, at - row * fours(step.size), 1.0f);
     }
 }
 
-static __global__ void langevin_kernel(mmebm_langevin_step step)
-{
-    begin_kernel();
-    FOR_EACH_FOUR(at, step.rows, step.size) move_four(step, at / fours(step.size), at % fours(step.size), 1.0f);
-}
-
 /* With a bound on a row's norm: a block for each row. */
-static __global__ void clipped_langevin_kernel(mmebm_langevin_step step)
+static __global__ void clipped_langevin_kernel(const __grid_constant__ langevin_steps steps)
 {
     begin_kernel();
+    const mmebm_langevin_step &step = steps.step[blockIdx.y];
     for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
         double total = 0.0;
         for (int64_t e = threadIdx.x; e < step.size; e += blockDim.x) {
@@ -112,14 +155,20 @@ static __global__ void clipped_langevin_kernel(mmebm_langevin_step step)
     }
 }
 
-mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *step)
+mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count)
 {
     const cuda_scope scope(device);
-    if (step->drift_norm_clip > 0.0f)
-        return mmebm__cuda_launch(device, "langevin", clipped_langevin_kernel, mmebm__cuda_blocks(step->rows, 1),
-                                  CUDA_BLOCK, 0, *step);
-    return mmebm__cuda_launch(device, "langevin", langevin_kernel,
-                              mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, *step);
+    const bool clipped = steps[0].drift_norm_clip > 0.0f;
+    langevin_steps all = {};
+    unsigned blocks = 0; /* of the largest */
+    for (uint32_t k = 0; k < count; ++k) {
+        const int64_t threads = clipped ? steps[k].rows * CUDA_BLOCK : steps[k].rows * fours(steps[k].size);
+        const unsigned wanted = mmebm__cuda_blocks(threads, CUDA_BLOCK);
+        blocks = wanted > blocks ? wanted : blocks;
+        all.step[k] = steps[k];
+    }
+    return mmebm__cuda_launch(device, "langevin", clipped ? clipped_langevin_kernel : langevin_kernel,
+                              dim3(blocks, count), CUDA_BLOCK, 0, all);
 }
 
 /* ---- Metropolis adjustment */

@@ -68,9 +68,8 @@ static float norm_factor(const mmebm_langevin_step *step, int64_t row)
     return norm > step->drift_norm_clip ? (float)(step->drift_norm_clip / norm) : 1.0f;
 }
 
-mmebm_status mmebm__ref_langevin(mmebm_device *device, const mmebm_langevin_step *step)
+static void move_state(const mmebm_langevin_step *step)
 {
-    (void)device;
     const float n = step->scales[1];
     const int has_range = step->state_min != step->state_max;
     float xi[4] = {0};
@@ -83,6 +82,12 @@ mmebm_status mmebm__ref_langevin(mmebm_device *device, const mmebm_langevin_step
             *state = has_range ? bounded(moved, step->state_min, step->state_max) : moved;
         }
     }
+}
+
+mmebm_status mmebm__ref_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count)
+{
+    (void)device;
+    for (uint32_t k = 0; k < count; ++k) move_state(&steps[k]);
     return MMEBM_OK;
 }
 

@@ -23,7 +23,7 @@ mmebm_status mmebm__ref_spectral_gradient(mmebm_device *device, const mmebm_spec
 
 mmebm_status mmebm__ref_noise(mmebm_device *device, int64_t rows, int64_t size, float *target, uint32_t family,
                               float scale, float add, const mmebm_noise *noise);
-mmebm_status mmebm__ref_langevin(mmebm_device *device, const mmebm_langevin_step *step);
+mmebm_status mmebm__ref_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count);
 mmebm_status mmebm__ref_mala_propose(mmebm_device *device, const mmebm_mala_step *step);
 mmebm_status mmebm__ref_mala_accept(mmebm_device *device, const mmebm_mala_step *step);
 mmebm_status mmebm__ref_mala_adapt(mmebm_device *device, const mmebm_mala_adapt *adapt);

@@ -177,7 +177,7 @@ TEST(wrong_modules_are_refused_with_the_reason)
         const char *part;
     } modules[] = {
         {"good", MMEBM_OK, ""},
-        {"stale", MMEBM_E_BACKEND, "mmebm-stale-" ABI ".so has backend ABI 1, this library wants " ABI},
+        {"stale", MMEBM_E_BACKEND, "mmebm-stale-" ABI ".so has backend ABI 2, this library wants " ABI},
         {"refuses", MMEBM_E_BACKEND, "mmebm-refuses-" ABI ".so does not know backend ABI " ABI},
         {"short", MMEBM_E_BACKEND, "mmebm-short-" ABI ".so has a table of 64 bytes"},
         {"othername", MMEBM_E_BACKEND, "mmebm-othername-" ABI ".so calls itself 'another'"},

@@ -115,21 +115,25 @@ typedef struct langevin_case {
 
 enum { STATE = 0, GRADIENT = 1, SCALES = 2, KEY = 3 };
 
+static mmebm_langevin_step step_of(const langevin_case *wanted, float **arrays)
+{
+    return (mmebm_langevin_step){.rows = wanted->rows,
+                                 .size = wanted->size,
+                                 .state = arrays[STATE],
+                                 .gradient = arrays[GRADIENT],
+                                 .scales = arrays[SCALES],
+                                 .drift_factor = wanted->drift_factor,
+                                 .drift_clamp = wanted->drift_clamp,
+                                 .drift_norm_clip = wanted->drift_norm_clip,
+                                 .state_min = wanted->state_min,
+                                 .state_max = wanted->state_max,
+                                 .noise = noise_of(arrays[KEY], MMEBM_STREAM_Z, wanted->rows)};
+}
+
 static mmebm_status call_langevin(const mmebm_context *context, float **arrays, const void *arguments)
 {
-    const langevin_case *wanted = arguments;
-    const mmebm_langevin_step step = {.rows = wanted->rows,
-                                      .size = wanted->size,
-                                      .state = arrays[STATE],
-                                      .gradient = arrays[GRADIENT],
-                                      .scales = arrays[SCALES],
-                                      .drift_factor = wanted->drift_factor,
-                                      .drift_clamp = wanted->drift_clamp,
-                                      .drift_norm_clip = wanted->drift_norm_clip,
-                                      .state_min = wanted->state_min,
-                                      .state_max = wanted->state_max,
-                                      .noise = noise_of(arrays[KEY], MMEBM_STREAM_Z, wanted->rows)};
-    return context->ops->langevin(context->device, &step);
+    const mmebm_langevin_step step = step_of(arguments, arrays);
+    return context->ops->langevin(context->device, &step, 1);
 }
 
 static void run_langevin(op_run *op, langevin_case wanted, int64_t first)
@@ -203,6 +207,72 @@ TEST(langevin_noise)
         check_bits(&op, &op.arrays[STATE], exact);
         free(exact);
         op_destroy(&op);
+    }
+}
+
+/* As many states of several sizes as a call may have, one after another in memory: some begin where vectors do. */
+typedef struct several_case {
+    langevin_case rule;
+    int together; /* 1: in one call */
+} several_case;
+
+static int64_t several_size(uint32_t k)
+{
+    return sizes[k % SIZES];
+}
+
+static mmebm_status call_several(const mmebm_context *context, float **arrays, const void *arguments)
+{
+    const several_case *wanted = arguments;
+    mmebm_langevin_step steps[MMEBM_MAX_LANGEVIN_STEPS];
+    int64_t at = 0;
+    for (uint32_t k = 0; k < MMEBM_MAX_LANGEVIN_STEPS; ++k) {
+        steps[k] = step_of(&wanted->rule, arrays);
+        steps[k].size = several_size(k);
+        steps[k].state += at;
+        steps[k].gradient += at;
+        steps[k].noise.stream = MMEBM_STREAM_X + k;
+        at += ROWS * several_size(k);
+    }
+    if (wanted->together) return context->ops->langevin(context->device, steps, MMEBM_MAX_LANGEVIN_STEPS);
+    for (uint32_t k = 0; k < MMEBM_MAX_LANGEVIN_STEPS; ++k) {
+        const mmebm_status status = context->ops->langevin(context->device, &steps[k], 1);
+        if (status != MMEBM_OK) return status;
+    }
+    return MMEBM_OK;
+}
+
+static void run_several(op_run *op, langevin_case rule, int together)
+{
+    const several_case wanted = {rule, together};
+    int64_t count = 0;
+    for (uint32_t k = 0; k < MMEBM_MAX_LANGEVIN_STEPS; ++k) count += ROWS * several_size(k);
+    *op = (op_run){.what = "langevin of several states"};
+    op_add_random(op, "states", count, WRITTEN, 1.0);
+    op_add_random(op, "gradients", count, READ_ONLY, 5.0);
+    float *scales = op_add(op, "scales", 2, READ_ONLY);
+    scales[0] = rule.l;
+    scales[1] = rule.n;
+    op_add_key(op, FIRST_CHAIN);
+    op_execute(op, call_several, &wanted);
+}
+
+/* Every bit is that of single calls. */
+TEST(langevin_of_several_states)
+{
+    const langevin_case rules[] = {{ROWS, 0, 0.1f, 0.1f, 1.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0},
+                                   {ROWS, 0, 0.5f, 0.1f, 0.2f, 0.2f, 0.0f, -0.5f, 0.25f, 0},
+                                   {ROWS, 0, 0.5f, 0.1f, 1.0f, 0.2f, 0.7f, 0.0f, 1.0f, 0}};
+    for (size_t k = 0; k < sizeof rules / sizeof *rules; ++k) {
+        op_run together, single;
+        run_several(&together, rules[k], 1);
+        run_several(&single, rules[k], 0);
+        for (int s = 0; s < OP_SIDES; ++s)
+            CHECK_MSG(memcmp(together.arrays[STATE].found[s], single.arrays[STATE].found[s],
+                             (size_t)single.arrays[STATE].count * sizeof(float)) == 0,
+                      "rule %d, side %d: a state's bits depend on the states beside it", (int)k, s);
+        op_destroy(&together);
+        op_destroy(&single);
     }
 }
 
@@ -414,6 +484,7 @@ int check_chains(void)
     RUN_SELECTED(noise);
     RUN_SELECTED(langevin);
     RUN_SELECTED(langevin_noise);
+    RUN_SELECTED(langevin_of_several_states);
     RUN_SELECTED(mala_propose);
     RUN_SELECTED(mala_accept);
     RUN_SELECTED(mala_accept_refuses_what_is_not_finite);
