@@ -102,48 +102,85 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
     return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<1>, grid, CUDA_BLOCK, 0, *call);
 }
 
-/* ---- images side by side: a thread for each pixel */
+/* ---- images side by side */
 
+/* Where a row of an f32 image begins. */
+static __device__ __forceinline__ float *image_row(const cuda_tensor &image, int64_t row)
+{
+    const int64_t at = row < image.period ? row : tensor_row(image, row); /* most rows need no division */
+    return static_cast<float *>(image.data) + at * image.height * image.width * image.stride;
+}
+
+/* For each packed channel, where a row's first pixel has it (NULL = zeros) and how far apart pixels are. */
+struct channel_places {
+    const float *from[MAX_CHANNELS_SIDE_BY_SIDE];
+    int32_t stride[MAX_CHANNELS_SIDE_BY_SIDE];
+};
+
+static __device__ __forceinline__ void find_channel(const cuda_side_by_side &call, int64_t row, int32_t channel,
+                                                    channel_places *places)
+{
+    int32_t k = 0, c = channel;
+    for (; k < call.count && c >= call.parts[k].channels; ++k) c -= call.parts[k].channels;
+    places->from[channel] = k < call.count ? image_row(call.parts[k], row) + c : NULL;
+    places->stride[channel] = k < call.count ? call.parts[k].stride : 0;
+}
+
+/* threadIdx.x: which LANES channels; threadIdx.y: pixel. */
 static __global__ void gather_parts_kernel(const __grid_constant__ cuda_side_by_side call)
 {
+    __shared__ channel_places places;
     begin_kernel();
+    const int32_t thread = (int32_t)(threadIdx.y * blockDim.x + threadIdx.x), first = (int32_t)threadIdx.x * LANES;
+    const int32_t area = call.packed.height * call.packed.width;
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(pixel, call.packed.height * call.packed.width)
     {
-        const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
-        int32_t k = 0, c = 0;
-        for (int32_t channel = 0; channel < call.packed.channels; channel += LANES) {
+        __syncthreads(); /* places of an earlier row were read */
+        if (thread < call.packed.channels) find_channel(call, row, thread, &places);
+        __syncthreads();
+        for (int32_t pixel = (int32_t)(blockIdx.x * blockDim.y + threadIdx.y); pixel < area;
+             pixel += (int32_t)(gridDim.x * blockDim.y)) {
             float v[LANES];
 #pragma unroll
             for (int lane = 0; lane < LANES; ++lane) {
-                v[lane] = k < call.count ? load_value(call.parts[k], pixel_at(call.parts[k], row, y, x) + c) : 0.0f;
-                if (k < call.count && ++c == call.parts[k].channels) ++k, c = 0;
+                const float *from = places.from[first + lane];
+                v[lane] = from ? from[pixel * places.stride[first + lane]] : 0.0f;
             }
-            store_values<LANES>(call.packed, pixel_at(call.packed, row, y, x) + channel, v);
+            store_values<LANES>(call.packed, pixel_at(call.packed, row, 0, pixel) + first, v);
         }
     }
 }
 
+/* Each block has a run of pixels, of which it writes one part after another, neighbouring threads neighbouring numbers;
+ * all but the first part find the pixels in the L1 cache. */
 static __global__ void split_parts_kernel(const __grid_constant__ cuda_side_by_side call)
 {
     begin_kernel();
+    const int32_t area = call.packed.height * call.packed.width;
+    const int32_t share = (area + (int32_t)gridDim.x - 1) / (int32_t)gridDim.x;
+    const int32_t begin = (int32_t)blockIdx.x * share, end = min(begin + share, area);
     FOR_EACH_ROW(row, call.rows)
-    FOR_EACH_IN_ROW(pixel, call.packed.height * call.packed.width)
     {
-        const int32_t y = pixel / call.packed.width, x = pixel % call.packed.width;
-        int64_t from = pixel_at(call.packed, row, y, x);
+        const float *from = image_row(call.packed, row);
         for (int32_t k = 0; k < call.count; from += call.parts[k++].channels) {
             const cuda_tensor &part = call.parts[k];
-            for (int32_t c = 0; part.data && c < part.channels; ++c)
-                store_value(part, pixel_at(part, row, y, x) + c, load_value(call.packed, from + c));
+            const uint32_t channels = (uint32_t)part.channels, at_once = CUDA_BLOCK / channels; /* pixels */
+            const uint32_t own = threadIdx.x / channels, c = threadIdx.x % channels;
+            if (!part.data || own >= at_once) continue;
+            float *to = image_row(part, row) + c;
+            for (int32_t pixel = begin + (int32_t)own; pixel < end; pixel += (int32_t)at_once)
+                to[pixel * part.stride] = from[pixel * call.packed.stride + (int32_t)c];
         }
     }
 }
 
 mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call)
 {
-    const dim3 grid = row_grid((int64_t)call->packed.height * call->packed.width, call->rows);
-    return mmebm__cuda_launch(device, "gathering of images", gather_parts_kernel, grid, CUDA_BLOCK, 0, *call);
+    const int32_t vectors = call->packed.channels / LANES;
+    const dim3 block((unsigned)vectors, (unsigned)(CUDA_BLOCK / vectors));
+    dim3 grid = row_grid(1, call->rows);
+    grid.x = mmebm__cuda_blocks((int64_t)call->packed.height * call->packed.width, block.y);
+    return mmebm__cuda_launch(device, "gathering of images", gather_parts_kernel, grid, block, 0, *call);
 }
 
 mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call)

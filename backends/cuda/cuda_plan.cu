@@ -197,8 +197,6 @@ static void choose_lanes(mmebm_plan *plan)
 
 /* ---- merged convolutions */
 
-enum { MOST_MERGED_CHANNELS = 64 /* of all sources; beyond, the zeros between them cost too much */ };
-
 /* A convolution of an input, equal to `first` in all that decides its geometry, that writes into a concatenation. */
 static int may_merge(const mmebm_plan *plan, int32_t part, int32_t first)
 {
@@ -229,7 +227,7 @@ static void merge_parts(mmebm_plan *plan, int32_t l)
             if (layer_input(graph, layer_input(graph, l, j), 0) == layer_input(graph, part, 0)) return;
         channels += plan->nodes[part].in_channels;
     }
-    if (channels > MOST_MERGED_CHANNELS) return;
+    if (channels > MAX_CHANNELS_SIDE_BY_SIDE) return;
     for (uint32_t k = 0; k < count; ++k) plan->nodes[layer_input(graph, l, k)].merged = 1;
     node->merged = 1;
     node->forward = plan->nodes[layer_input(graph, l, 0)].forward;

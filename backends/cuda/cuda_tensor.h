@@ -40,7 +40,7 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
 
 /* Images of few channels each, side by side: pixel p of packed holds those of parts[0], parts[1], ... and zeros. split
  * goes back; parts whose data is NULL are left out. Parts are f32. */
-enum { MAX_PARTS_SIDE_BY_SIDE = 16 };
+enum { MAX_PARTS_SIDE_BY_SIDE = 16, MAX_CHANNELS_SIDE_BY_SIDE = 64 /* of all; then zeros cost too much */ };
 struct cuda_side_by_side {
     cuda_tensor packed; /* gather: bf16; split: f32 */
     int64_t rows;
