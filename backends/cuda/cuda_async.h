@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The instructions of sm_80 and sm_90a that the tensor core kernels are made of, and the layout of their shared
- * memory: a tile has lines of 64 bf16 numbers = 8 chunks of 16 bytes; chunk c of line r lies at place c ^ (r % 8), so
- * that eight lines read at one chunk number meet 32 different banks.
+ * memory: a tile has lines of 64 bf16 or 32 f32 numbers = 8 chunks of 16 bytes; chunk c of line r lies at place
+ * c ^ (r % 8), so that eight lines read at one chunk number meet 32 different banks.
  */
 #ifndef MMEBM_CUDA_ASYNC_H
 #define MMEBM_CUDA_ASYNC_H
 
 #include "cuda_device.h"
 
-enum { LINE_BYTES = 128, LINE_CHANNELS = 64, CHUNKS = 8, CHUNK_CHANNELS = 8 };
+enum { LINE_BYTES = 128, LINE_CHANNELS = 64, LINE_FLOATS = 32, CHUNKS = 8, CHUNK_CHANNELS = 8, CHUNK_FLOATS = 4 };
 
 static __device__ __forceinline__ uint32_t shared_address(const void *pointer)
 {
@@ -61,6 +61,19 @@ static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&
         "{%0,%1,%2,%3};\n"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ float to_tf32(float value)
+{
+    uint32_t bits;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(value));
+    return __uint_as_float(bits);
+}
+
+/* What tf32 leaves of a number, as tf32. */
+static __device__ __forceinline__ float tf32_rest(float value, float high)
+{
+    return isinf(high) ? 0.0f : to_tf32(value - high);
 }
 
 /* ---- sm_90a: four warps at once, the right factor read from shared memory by the tensor cores */
@@ -134,11 +147,26 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
                      : "l"(a), "l"(right));                                                                            \
     }
 
+/* The same of factors that are rounded to tf32: right (8 x N). */
+#define GROUP_PRODUCTS_TF32(N, P0, P1, ...)                                                                            \
+    static __device__ __forceinline__ void multiply_group_tf32(float (&c)[N / 8][4], uint64_t a, uint64_t right)       \
+    {                                                                                                                  \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k8.f32.tf32.tf32 {" SUMS_##N "}, %" #P0 ", %" #P1         \
+                     ", 1, 1, 1;\n"                                                                                    \
+                     : __VA_ARGS__                                                                                     \
+                     : "l"(a), "l"(right));                                                                            \
+    }
+
 GROUP_PRODUCTS(16, 8, 9, 10, 11, 12, FOUR_SUMS(0), FOUR_SUMS(1))
 GROUP_PRODUCTS(32, 16, 17, 18, 19, 20, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3))
 GROUP_PRODUCTS(64, 32, 33, 34, 35, 36, EIGHT_TILES(0))
 GROUP_PRODUCTS(80, 40, 41, 42, 43, 44, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
 GROUP_PRODUCTS(128, 64, 65, 66, 67, 68, EIGHT_TILES(0), EIGHT_TILES(8))
+GROUP_PRODUCTS_TF32(16, 8, 9, FOUR_SUMS(0), FOUR_SUMS(1))
+GROUP_PRODUCTS_TF32(32, 16, 17, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3))
+GROUP_PRODUCTS_TF32(64, 32, 33, EIGHT_TILES(0))
+GROUP_PRODUCTS_TF32(80, 40, 41, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
+GROUP_PRODUCTS_TF32(128, 64, 65, EIGHT_TILES(0), EIGHT_TILES(8))
 
 /* ---- sm_90a: copies by the engine, which tell a barrier in shared memory how many bytes arrived. A barrier's phase
  * ends when `count` threads have arrived and all bytes that were announced are there. */
@@ -207,6 +235,7 @@ static __device__ __forceinline__ void copy_pixels(uint32_t target, const void *
 #undef SUMS_80
 #undef SUMS_128
 #undef GROUP_PRODUCTS
+#undef GROUP_PRODUCTS_TF32
 
 #endif /* CUDA_HAS_WARPGROUPS */
 

@@ -100,10 +100,10 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     __device__ __forceinline__ void load_weights(const conv_step &step) const
     {
         const uint32_t target = slice_of(step) + tid * 16;
-        const __nv_bfloat16 *from = weight_slice(plan, phase, step.number, n0) + tid * CHUNK_CHANNELS;
+        const char *from = weight_slice(plan, phase, step.number, n0) + tid * 16;
 #pragma unroll
         for (int i = 0; i < BN * CHUNKS / THREADS; ++i)
-            copy_async(target + i * THREADS * 16, from + i * THREADS * CHUNK_CHANNELS, true);
+            copy_async(target + i * THREADS * 16, from + i * THREADS * 16, true);
     }
 
     /* The patch of one of the source's phases: its lines are every other pixel of every other line of the image. */
@@ -310,7 +310,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
         };
         if (plan.wide)
-            store_wide<BN, 4>(product, tile, lane, MB * 16, n0, pixel_of, load_bias);
+            store_wide<__nv_bfloat16, BN, 4>(product, tile, lane, MB * 16, n0, pixel_of, load_bias);
         else
             store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);
     }
@@ -412,7 +412,7 @@ static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan pla
 #pragma unroll 7
     for (int32_t part = 0; part < plan.parts; ++part)
         v += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n];
-    finish<1>(plan.product, m, n, &v);
+    finish_number(plan.product, {m, residual_pixel(plan.product, m)}, n, v);
 }
 
 /* ---- launching */
@@ -473,15 +473,6 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
     return launch_kernel<BM, BN, GATHER>(device, plan);
 }
 
-static int32_t padded_channels(int32_t channels)
-{
-    return channels <= 16   ? 16
-           : channels <= 32 ? 32
-           : channels <= 64 ? 64
-           : channels <= 80 ? 80 /* the inputs of the preset's energy side by side */
-                            : (channels + 127) / 128 * 128;
-}
-
 /* Sums over one tap and PARTED or more chunks are cut into parts of PART chunks, whatever the number of rows. */
 enum { PARTED = 16, PART = 4 };
 
@@ -490,42 +481,67 @@ static int32_t parts_of(int32_t taps, int32_t chunks)
     return taps == 1 && chunks >= PARTED ? (chunks + PART - 1) / PART : 1;
 }
 
-static int32_t chunks_of(int32_t channels)
-{
-    return (channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
-}
-
 size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels)
 {
-    const int32_t parts = parts_of(taps, chunks_of(source_channels));
-    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(out_channels);
+    const int32_t parts = parts_of(taps, chunks_of(FACTORS_BF16, source_channels));
+    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(FACTORS_BF16, out_channels);
 }
 
-mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product)
+static conv_plan plan_of(const cuda_product *product)
 {
+    const cuda_geometry *g = &product->geometry;
     conv_plan plan;
     plan.product = *product;
-    plan.pixels = (int32_t)(product->rows * product->geometry.out[0] * product->geometry.out[1]);
-    plan.padded = padded_channels(product->out_channels);
-    plan.chunks = chunks_of(product->source.channels);
-    plan.parts = parts_of(product->geometry.kernel[0] * product->geometry.kernel[1], plan.chunks);
-    plan.groups = product->geometry.phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
+    plan.pixels = (int32_t)(product->rows * g->out[0] * g->out[1]);
+    plan.padded = padded_channels(product->factors, product->out_channels);
+    plan.chunks = chunks_of(product->factors, product->source.channels);
+    plan.parts = product->factors == FACTORS_BF16 ? parts_of(g->kernel[0] * g->kernel[1], plan.chunks) : 1;
+    plan.groups = g->phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
     plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART;
-    plan.wide = epilogue_is_wide(product) && epilogue_is_bf16(product);
+    plan.wide = epilogue_is_wide(product, product->factors == FACTORS_BF16 ? TYPE_BF16 : TYPE_F32);
+    return plan;
+}
+
+static mmebm_status product_bf16(const mmebm_device *device, conv_plan *plan)
+{
+    const int64_t pixels = (int64_t)plan->pixels * (plan->product.geometry.phases_out ? (int64_t)PHASES : 1);
+    const int64_t processors = device->processors;
+    const bool large = device->block_shared >= LARGE_TILE_BYTES; /* not on sm_86, sm_89, sm_120 */
+    if (plan->padded == 16 && large && pixels / 256 >= 4 * processors) return launch<256, 16>(device, plan);
+    if (plan->padded == 16) return launch<128, 16>(device, plan);
+    if (plan->padded == 32) return launch<128, 32>(device, plan);
+    if (plan->padded == 80) return launch<128, 80>(device, plan);
+    const int64_t blocks = plan->padded == 64 ? pixels / 256 : pixels / 128 * (plan->padded / 128);
+    const bool few = blocks < processors; /* pixels: smaller tiles fill the chip */
+    if (few || (plan->padded == 64 && !large)) return launch<64, 64>(device, plan);
+    return plan->padded == 64 ? launch<256, 64>(device, plan) : launch<128, 128>(device, plan);
+}
+
+mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product)
+{
+    if (product->factors == FACTORS_ANY_F32 || product->factors == FACTORS_ANY_TF32)
+        return mmebm__cuda_product_f32(device, product);
+    conv_plan plan = plan_of(product);
     int done;
     CUDA_TRY(mmebm__cuda_product_tma(device, &plan, &done));
     if (done) return MMEBM_OK;
-    const int64_t pixels = (int64_t)plan.pixels * (product->geometry.phases_out ? (int64_t)PHASES : 1);
-    const int64_t processors = device->processors;
-    const bool large = device->block_shared >= LARGE_TILE_BYTES; /* not on sm_86, sm_89, sm_120 */
-    if (plan.padded == 16 && large && pixels / 256 >= 4 * processors) return launch<256, 16>(device, &plan);
-    if (plan.padded == 16) return launch<128, 16>(device, &plan);
-    if (plan.padded == 32) return launch<128, 32>(device, &plan);
-    if (plan.padded == 80) return launch<128, 80>(device, &plan);
-    const int64_t blocks = plan.padded == 64 ? pixels / 256 : pixels / 128 * (plan.padded / 128);
-    const bool few = blocks < processors; /* pixels: smaller tiles fill the chip */
-    if (few || (plan.padded == 64 && !large)) return launch<64, 64>(device, &plan);
-    return plan.padded == 64 ? launch<256, 64>(device, &plan) : launch<128, 128>(device, &plan);
+    if (product->factors == FACTORS_BF16) return product_bf16(device, &plan);
+    return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED, "cuda: a convolution of %lld rows, wanted fewer",
+                             (long long)product->rows);
+}
+
+int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
+                             int32_t source_channels, int32_t out_channels)
+{
+    cuda_product shape = {};
+    shape.factors = factors;
+    shape.geometry = *geometry;
+    shape.source.channels = source_channels;
+    shape.out_channels = out_channels;
+    shape.shrink = shape.epilogue.window = 1;
+    const conv_plan plan = plan_of(&shape);
+    int suits;
+    return source_channels % CHUNK_FLOATS == 0 && mmebm__cuda_product_tma(device, &plan, &suits) == MMEBM_OK && suits;
 }
 
 /* Patches of the largest tile must fit, and LINES_AT_ONCE pixels further on must be less than an image. */
@@ -534,76 +550,14 @@ int mmebm__cuda_phases_fit(int32_t height, int32_t width)
     return width <= 32 && LINES_AT_ONCE / width + 1 <= height;
 }
 
-int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink)
+int mmebm__cuda_product_reads(int32_t factors, const cuda_operand *operand)
 {
-    return tensor->type == TYPE_BF16 && tensor->data && !tensor->period && (shrink == 1 || shrink == 2) &&
-           tensor_is_wide(tensor);
-}
-
-/* ---- weights */
-
-size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32_t out_channels)
-{
-    return (size_t)padded_channels(out_channels) * (size_t)taps * (size_t)chunks_of(source_channels) * LINE_BYTES;
-}
-
-/* The place of channel c in a line of packed weights: its chunks lie as in shared memory, so that slices are copied as
- * they are. Slices begin at multiples of eight lines. */
-static __device__ __forceinline__ __nv_bfloat16 *packed_place(const cuda_pack &pack, int64_t line, int32_t c)
-{
-    const uint32_t chunk = (uint32_t)(c % LINE_CHANNELS / CHUNK_CHANNELS) ^ (uint32_t)(line & 7);
-    return static_cast<__nv_bfloat16 *>(pack.packed) + line * LINE_CHANNELS + chunk * CHUNK_CHANNELS +
-           c % CHUNK_CHANNELS;
-}
-
-static __global__ void pack_kernel(cuda_pack pack, int32_t padded, int32_t count)
-{
-    begin_kernel();
-    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count;
-         i += (int32_t)(gridDim.x * blockDim.x)) {
-        const int32_t second = pack.result_first ? pack.source_channels : pack.out_channels;
-        const int32_t tap = i / second % pack.taps, low = i % second, high = i / second / pack.taps;
-        const int32_t n = pack.out_first + (pack.result_first ? high : low);
-        const int32_t c = pack.source_first + (pack.result_first ? low : high);
-        const int64_t line = ((int64_t)(c / LINE_CHANNELS) * pack.taps + tap) * padded + n;
-        *packed_place(pack, line, c) = __float2bfloat16_rn(pack.weights[i]);
-    }
-}
-
-/* [kind - 1][phase][tap]: of the three taps along an axis, those that tap of that phase adds up, as a set. */
-static __device__ const unsigned char phase_sets[4][2][2] = {
-    {{1, 6}, {3, 4}}, /* CUDA_DOUBLED */
-    {{6, 1}, {4, 3}}, /* CUDA_DOUBLED_BACK */
-    {{3, 4}, {1, 6}}, /* CUDA_HALVED */
-    {{4, 3}, {6, 1}}, /* CUDA_HALVED_BACK */
-};
-
-static __global__ void pack_phases_kernel(cuda_pack pack, int32_t padded, int32_t count)
-{
-    begin_kernel();
-    const int32_t chunks = (pack.source_channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
-    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count;
-         i += (int32_t)(gridDim.x * blockDim.x)) {
-        const int32_t second = pack.result_first ? pack.source_channels : pack.out_channels;
-        const int32_t low = i % second, place = i / second % (PHASES * PHASE_TAPS);
-        const int32_t high = i / second / (PHASES * PHASE_TAPS), phase = place / PHASE_TAPS, tap = place % PHASE_TAPS;
-        const int32_t n = pack.result_first ? high : low, c = pack.result_first ? low : high;
-        const int rows = phase_sets[pack.phases - 1][phase >> 1][tap >> 1];
-        const int columns = phase_sets[pack.phases - 1][phase & 1][tap & 1];
-        float sum = 0.0f;
-        for (int t = 0; t < 9; ++t)
-            if ((rows >> t / 3 & 1) && (columns >> t % 3 & 1)) sum += pack.weights[(high * 9 + t) * second + low];
-        const int64_t line = ((int64_t)(phase * chunks + c / LINE_CHANNELS) * PHASE_TAPS + tap) * padded + n;
-        *packed_place(pack, line, c) = __float2bfloat16_rn(sum);
-    }
-}
-
-mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack)
-{
-    const int32_t taps = pack->phases == CUDA_WHOLE ? pack->taps : (int32_t)(PHASES * PHASE_TAPS);
-    const int32_t count = taps * pack->source_channels * pack->out_channels;
-    return mmebm__cuda_launch(device, "packing of weights",
-                              pack->phases == CUDA_WHOLE ? pack_kernel : pack_phases_kernel,
-                              mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, *pack,
-                              padded_channels(pack->all_out_channels), count);
+    const cuda_tensor *tensor = &operand->tensor;
+    if (!tensor->data) return 0;
+    if (!has_lines(factors)) return tensor->type == TYPE_F32;
+    if (tensor->period) return 0;
+    if (factors == FACTORS_BF16)
+        return tensor->type == TYPE_BF16 && (operand->shrink == 1 || operand->shrink == 2) && tensor_is_wide(tensor);
+    return tensor->type == TYPE_F32 && operand->shrink == 1 && tensor->stride % CHUNK_FLOATS == 0 &&
+           reinterpret_cast<uintptr_t>(tensor->data) % 16 == 0;
 }

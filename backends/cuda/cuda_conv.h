@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What both bf16 product kernels share (cuda_conv.cu, cuda_conv_tma.cu): the plan of a product, the order of its sum,
+ * What the tensor core kernels share (cuda_conv.cu, cuda_conv_tma.cu): the plan of a product, the order of its sum,
  * where weights lie, and how a warp's sums become stored values.
- *   result[m, n] = sum over chunks of 64 source channels, over taps, over channels:
+ *   result[m, n] = sum over chunks of 64 (bf16) or 32 (f32) source channels, over taps, over channels:
  *                  source[pixel(m, tap), c] W[n, tap, c]
  * in this order whatever the kernel and the tile, so that a row's bits do not depend on the number of rows.
  */
@@ -18,18 +18,19 @@ struct conv_plan {
     cuda_product product;
     int32_t pixels;       /* result pixels before windows, of all rows */
     int32_t padded;       /* result channels in the packed weights */
-    int32_t chunks;       /* of LINE_CHANNELS source channels */
+    int32_t chunks;       /* of source channels: lines of 128 bytes */
     int32_t groups;       /* chunks, of all of the source's phases */
     int32_t source_lines; /* of a source buffer: BM or those of a patch */
     int32_t source_buffers;
-    int32_t wide;         /* stored by vectors of bf16 */
+    int32_t wide;         /* stored by vectors */
     int32_t parts, part_chunks; /* parts of a long sum, each of so many chunks */
 };
 
-static __device__ int32_t chunk_steps(int32_t channels, int32_t chunk)
+/* Products of 32 bytes along a chunk: `line` channels are four of them. */
+static __device__ int32_t chunk_steps(int32_t channels, int32_t chunk, int32_t line = LINE_CHANNELS)
 {
-    const int32_t left = channels - chunk * LINE_CHANNELS;
-    return left >= LINE_CHANNELS ? 4 : (left + 15) / 16;
+    const int32_t left = channels - chunk * line;
+    return left >= line ? 4 : (4 * left + line - 1) / line;
 }
 
 /* A step of the sum: a chunk of source channels and a tap. A group is a chunk, of one of the source's phases if it is
@@ -62,13 +63,13 @@ static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t 
     enter_group(plan, result_phase, step);
 }
 
-/* The slice of packed weights of a step, from result channel n0 on: lines of LINE_CHANNELS numbers whose chunks lie as
- * in shared memory (chunk_place). */
-static __device__ __forceinline__ const __nv_bfloat16 *weight_slice(const conv_plan &plan, int32_t result_phase,
-                                                                    int32_t step, int32_t n0)
+/* The slice of packed weights of a step, from result channel n0 on: lines whose chunks lie as in shared memory
+ * (chunk_place). Weights in `parts` (FACTORS_SPLIT: high, low) have as many slices, one after another. */
+static __device__ __forceinline__ const char *weight_slice(const conv_plan &plan, int32_t result_phase, int32_t step,
+                                                           int32_t n0, int32_t parts = 1, int32_t part = 0)
 {
-    const int64_t line = (int64_t)(result_phase * plan.groups * PHASE_TAPS + step) * plan.padded + n0;
-    return static_cast<const __nv_bfloat16 *>(plan.product.weights) + line * LINE_CHANNELS;
+    const int64_t slice = (int64_t)(result_phase * plan.groups * PHASE_TAPS + step) * parts + part;
+    return static_cast<const char *>(plan.product.weights) + (slice * plan.padded + n0) * LINE_BYTES;
 }
 
 /* ---- from sums to stored values. A warp turns its sums around in a tile of shared memory, lines of tile_pitch<BN>()
@@ -93,10 +94,9 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where the epilogue's tensors are bf16. load_bias: see finish_bf16. What the epilogue reads is asked for ASKED vectors
- * ahead of its use. This code stands once in the kernel: copies of it for every part of the tile would not fit the
- * instruction cache. */
-template <int BN, int ASKED, typename P, typename B>
+/* Where finish_lanes suits. What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in
+ * the kernel: copies of it for every part of the tile would not fit the instruction cache. */
+template <typename T, int BN, int ASKED, typename P, typename B>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
                                                   int32_t lines, int32_t n0, P pixel_of, B load_bias)
 {
@@ -104,7 +104,7 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
     const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
 #pragma unroll 1
     for (int32_t first = lane; first < items; first += 32 * ASKED) {
-        epilogue_reads reads[ASKED];
+        epilogue_reads<T> reads[ASKED];
         int32_t q[ASKED];
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
@@ -128,7 +128,7 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
                 high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
             }
             float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            finish_bf16(product, load_bias, q[u], n0 + item % NT * LANES, v, reads[u]);
+            finish_lanes<T>(product, load_bias, q[u], n0 + item % NT * LANES, v, reads[u]);
         }
     }
 }
@@ -144,12 +144,13 @@ static __device__ __forceinline__ void store_narrow(const cuda_product &product,
     const int32_t columns = channels / each, items = (lines >> shift) * columns;
 #pragma unroll 1
     for (int32_t item = lane; item < items; item += 32) {
-        const int32_t q = pixel_of(item / columns).at, column = item % columns, line = item / columns << shift;
-        if (q < 0) continue;
+        const int32_t column = item % columns, line = item / columns << shift;
+        const stored_pixel pixel = pixel_of(item / columns);
+        if (pixel.at < 0) continue;
         for (int32_t n = column; n < column + each; ++n) {
             float v = 0.0f;
             for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
-            finish<1>(product, q, n0 + n, &v);
+            finish_number(product, pixel, n0 + n, v);
         }
     }
 }
@@ -163,7 +164,40 @@ static __device__ __forceinline__ int32_t placed_pixel(const cuda_geometry &g, i
     return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
 }
 
-/* The product by way of the copy engine; *done = 0: it does not suit, nothing was done. */
+/* The product by way of the copy engine; *done = 0: it does not suit, nothing was done. Of f32 numbers the shape alone
+ * decides that. Without rows it only says so. */
 mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *plan, int *done);
+
+/* Whether weights are packed by lines of source channels (cuda_pack). */
+static inline int has_lines(int32_t factors)
+{
+    return factors != FACTORS_ANY_F32 && factors != FACTORS_ANY_TF32;
+}
+
+/* Result channels of packed weights. */
+static inline int32_t padded_channels(int32_t factors, int32_t channels)
+{
+    if (!has_lines(factors)) return (channels + 63) / 64 * 64; /* cuda_conv_f32.cu's BLOCK_N */
+    return channels <= 16   ? 16
+           : channels <= 32 ? 32
+           : channels <= 64 ? 64
+           : channels <= 80 ? 80 /* the inputs of the preset's energy side by side */
+                            : (channels + 127) / 128 * 128;
+}
+
+/* Source channels of a line of 128 bytes. */
+static __host__ __device__ __forceinline__ int32_t line_channels(int32_t factors)
+{
+    return factors == FACTORS_BF16 ? (int32_t)LINE_CHANNELS : (int32_t)LINE_FLOATS;
+}
+
+static inline int32_t chunks_of(int32_t factors, int32_t channels)
+{
+    return (channels + line_channels(factors) - 1) / line_channels(factors);
+}
+
+/* The kernels for any shape. */
+mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
+mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product);
 
 #endif /* MMEBM_CUDA_CONV_H */

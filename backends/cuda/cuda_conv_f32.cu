@@ -6,8 +6,7 @@
  * are f32 in the order tap, channel. Sources of channels in fours are copied 16 bytes at a time, others number by
  * number.
  */
-#include "cuda_async.h"
-#include "cuda_epilogue.h"
+#include "cuda_conv.h"
 #include "cuda_launch.h"
 
 enum {
@@ -30,11 +29,6 @@ struct f32_plan {
     int32_t pixels, padded, wide;
     int32_t steps, chunks; /* in fours: a step is a tap and DEPTH channels; else DEPTH (tap, channel) pairs */
 };
-
-static __host__ __device__ int32_t padded_channels(int32_t channels)
-{
-    return (channels + BLOCK_N - 1) / BLOCK_N * BLOCK_N;
-}
 
 static __device__ __forceinline__ bool source_place(const cuda_geometry &g, int axis, int32_t at, int32_t tap,
                                                     int32_t *place)
@@ -130,13 +124,6 @@ static __device__ __forceinline__ void multiply_f32(const float *stage, float (&
 
 /* ---- tensor cores: warp w has pixels 32 w .. by all channels; sums [2 blocks of 16][8 blocks of 8] */
 
-static __device__ __forceinline__ uint32_t to_tf32(float value)
-{
-    uint32_t bits;
-    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(value));
-    return bits;
-}
-
 static __device__ __forceinline__ void multiply_tf32(const float *stage, float (&sums)[TILE][TILE])
 {
     const int32_t lane = (int32_t)threadIdx.x % 32, warp = (int32_t)threadIdx.x / 32;
@@ -148,10 +135,11 @@ static __device__ __forceinline__ void multiply_tf32(const float *stage, float (
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int v = 0; v < 4; ++v) left[i][v] = to_tf32(a[(i * 16 + v % 2 * 8) * PITCH_A + k + v / 2 * 4]);
+            for (int v = 0; v < 4; ++v) left[i][v] = __float_as_uint(to_tf32(a[(i * 16 + v % 2 * 8) * PITCH_A + k + v / 2 * 4]));
 #pragma unroll
         for (int j = 0; j < BLOCK_N / 8; ++j) {
-            const uint32_t low = to_tf32(b[k * PITCH_B + j * 8]), high = to_tf32(b[(k + 4) * PITCH_B + j * 8]);
+            const uint32_t low = __float_as_uint(to_tf32(b[k * PITCH_B + j * 8]));
+            const uint32_t high = __float_as_uint(to_tf32(b[(k + 4) * PITCH_B + j * 8]));
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
                 float(&c)[TILE] = sums[j];
@@ -189,6 +177,10 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
 {
     const cuda_product &product = plan.product;
     const bool windows = product.epilogue.window == 2;
+    const auto load_bias = [&](int32_t n, float *bias) {
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
+    };
     if (n0 >= product.out_channels) return;
 #pragma unroll
     for (int i = 0; i < TILE; ++i) {
@@ -199,13 +191,16 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
                 for (int j = 0; j < TILE; ++j) sums[i][j] += sums[(i & ~3) + w][j];
         const int32_t m = m0 + i, q = windows ? m / 4 : m;
         if (m >= plan.pixels) continue;
+        const stored_pixel pixel = {q, residual_pixel(product, q)};
         if (plan.wide) {
-            finish<LANES>(product, q, n0, sums[i]);
+            epilogue_reads<float> reads;
+            ask(product, pixel, n0, &reads);
+            finish_lanes(product, load_bias, q, n0, sums[i], reads);
             continue;
         }
 #pragma unroll
         for (int j = 0; j < TILE; ++j)
-            if (n0 + j < product.out_channels) finish<1>(product, q, n0 + j, &sums[i][j]);
+            if (n0 + j < product.out_channels) finish_number(product, pixel, n0 + j, sums[i][j]);
     }
 }
 
@@ -247,7 +242,7 @@ static __global__ void __launch_bounds__(THREADS) product_f32_kernel(const __gri
     finish_tile(plan, m0 + tid / (BLOCK_N / TILE) * TILE, n0 + tid % (BLOCK_N / TILE) * TILE, sums);
 }
 
-mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product, int tf32)
+mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product)
 {
     const int32_t taps = product->geometry.kernel[0] * product->geometry.kernel[1];
     const int32_t channels = product->source.channels;
@@ -256,41 +251,12 @@ mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_prod
     f32_plan plan;
     plan.product = *product;
     plan.pixels = (int32_t)(product->rows * product->geometry.out[0] * product->geometry.out[1]);
-    plan.padded = padded_channels(product->out_channels);
-    plan.wide = epilogue_is_wide(product);
+    plan.padded = padded_channels(product->factors, product->out_channels);
+    plan.wide = epilogue_is_wide(product, TYPE_F32);
     plan.chunks = (channels + DEPTH - 1) / DEPTH;
     plan.steps = fours ? taps * plan.chunks : (taps * channels + DEPTH - 1) / DEPTH;
     const dim3 grid((unsigned)((plan.pixels + BLOCK_M - 1) / BLOCK_M), (unsigned)(plan.padded / BLOCK_N));
     static void (*const kernels[2][2])(f32_plan) = {{product_f32_kernel<false, false>, product_f32_kernel<false, true>},
                                                     {product_f32_kernel<true, false>, product_f32_kernel<true, true>}};
-    return mmebm__cuda_launch(device, "convolution in f32", kernels[fours][tf32], grid, THREADS, 0, plan);
-}
-
-/* ---- weights */
-
-size_t mmebm__cuda_packed_size_f32(int32_t taps, int32_t source_channels, int32_t out_channels)
-{
-    return (size_t)padded_channels(out_channels) * (size_t)taps * (size_t)source_channels * sizeof(float);
-}
-
-static __global__ void pack_f32_kernel(cuda_pack pack, int32_t padded, int64_t count)
-{
-    begin_kernel();
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
-        const int32_t n = (int32_t)(i % padded), k = (int32_t)(i / padded);
-        const int32_t c = k % pack.source_channels, tap = k / pack.source_channels;
-        float value = 0.0f;
-        if (n < pack.out_channels)
-            value = pack.result_first ? pack.weights[((int64_t)n * pack.taps + tap) * pack.source_channels + c]
-                                      : pack.weights[((int64_t)c * pack.taps + tap) * pack.out_channels + n];
-        static_cast<float *>(pack.packed)[i] = value;
-    }
-}
-
-mmebm_status mmebm__cuda_pack_f32(const mmebm_device *device, const cuda_pack *pack)
-{
-    const int32_t padded = padded_channels(pack->out_channels);
-    const int64_t count = (int64_t)padded * pack->taps * pack->source_channels;
-    return mmebm__cuda_launch(device, "packing of weights", pack_f32_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
-                              CUDA_BLOCK, 0, *pack, padded, count);
+    return mmebm__cuda_launch(device, "convolution in f32", kernels[fours][product->factors == FACTORS_ANY_TF32], grid, THREADS, 0, plan);
 }

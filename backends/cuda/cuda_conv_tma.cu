@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps.
+ * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps, of bf16 or f32
+ * numbers.
  *
  * Pixels are numbered as if every image had a line of zeros above it and a pixel of zeros before each of its lines,
  * (height + 1) (width + 1) an image; where a line or an image ends, those of the next one serve. The copy engine makes
@@ -12,9 +13,15 @@
  * A block stays for many tiles, and its warps have one job each: some multiply, both factors from shared memory; some
  * store the sums, which they get through shared memory, while the next tile is multiplied; one asks the copy engine
  * for patches and weights, ahead of their use and across tiles. Weights are resident, copied once, where they fit, or
- * stream, a slice of 64 numbers for each (chunk, tap).
+ * stream, a slice of 128 bytes for each (chunk, tap).
+ *
+ * Under FACTORS_SPLIT every number is the sum of two of tf32, high and low. Of the patch, some warps more make the two; of
+ * weights the packing did. What is summed is high high + high low + low high; low low is below f32's precision. The tensor
+ * cores drop what does not fit the sum, always toward zero, so that no more than a line of taps is added up there and the
+ * rest by ordinary additions.
  */
 #include <cuda.h>
+#include <type_traits>
 
 #include "cuda_conv.h"
 #include "cuda_launch.h"
@@ -25,6 +32,8 @@ enum {
     MOST_STREAMED = 6,
     MAX_BUFFERS = 3, /* patches */
     MAX_WARPS = 8,   /* that multiply */
+    SPLITTERS = 2,   /* warps, under FACTORS_SPLIT */
+    UNIT = 16,       /* bytes that a descriptor counts */
     MAX_PATCH_LINES = 1024, /* of a copy */
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
@@ -42,7 +51,7 @@ struct tma_plan {
 /* What the parts of a block share. A warp that multiplies and one that stores have a place of 16 lines between them. */
 struct tma_head {
     uint64_t weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
-    uint64_t patch_full[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
+    uint64_t patch_full[MAX_BUFFERS], patch_split[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
     uint64_t sums_full[MAX_WARPS], sums_empty[MAX_WARPS];
     stored_pixel places[MAX_WARPS][2][16]; /* for each warp that stores */
     alignas(16) float bias[128];
@@ -50,16 +59,17 @@ struct tma_head {
 enum { HEAD_BYTES = 3072 }; /* weights and patches begin at multiples of 1024 */
 static_assert(sizeof(tma_head) <= HEAD_BYTES, "the head's place");
 
-/* Warps that store what one multiplies: it takes longer where there is less to multiply. */
-template <int BN> static __host__ __device__ constexpr int storers()
-{
-    return BN < 128 ? 2 : 1;
-}
-
-template <int GROUPS, int BN> static __host__ __device__ constexpr int block_threads()
-{
-    return GROUPS * 128 * (1 + storers<BN>()) + 32;
-}
+/* A kind of numbers, and a block's shape for them: GROUPS warpgroups of 64 pixels each multiply, by BN channels. */
+template <int FACTORS, int GROUPS, int BN> struct tma_shape {
+    typedef typename std::conditional<FACTORS == FACTORS_BF16, __nv_bfloat16, float>::type number;
+    static constexpr int LINE = LINE_BYTES / (int)sizeof(number);     /* channels */
+    static constexpr int PARTS = FACTORS == FACTORS_SPLIT ? 2 : 1;    /* of a patch, of a slice */
+    static constexpr int PART = BN * LINE_BYTES, SLICE = PARTS * PART; /* bytes */
+    static constexpr int TILE = GROUPS * 64, WARPS = GROUPS * 4;
+    /* Warps that store what one multiplies: it takes longer where there is less to multiply. */
+    static constexpr int STORERS = BN < 128 && FACTORS != FACTORS_SPLIT ? 2 : 1;
+    static constexpr int THREADS = 32 * (WARPS * (1 + STORERS) + (PARTS == 2 ? (int)SPLITTERS : 0) + 1);
+};
 
 /* Where sums are turned around. */
 template <int GROUPS, int BN> static __host__ __device__ constexpr uint32_t turn_bytes()
@@ -88,8 +98,11 @@ static __device__ __forceinline__ void advance(ring_place *place, int32_t count)
     place->parity ^= 1;
 }
 
-template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
-    static constexpr int TAPS = EDGE * EDGE, SLICE = BN * LINE_BYTES, TILE = GROUPS * 64, WARPS = GROUPS * 4;
+template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
+struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
+    using shape = tma_shape<FACTORS, GROUPS, BN>;
+    using shape::PART, shape::PARTS, shape::SLICE, shape::STORERS, shape::TILE, shape::WARPS;
+    static constexpr int TAPS = EDGE * EDGE;
     typedef float group_sums[BN / 8][4];
     const tma_plan &plan;
     const conv_plan &conv;
@@ -105,7 +118,13 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
 
     __device__ __forceinline__ uint32_t patch(int32_t at) const
     {
-        return patches + (uint32_t)(at * plan.patch_lines) * LINE_BYTES;
+        return patches + (uint32_t)(at * PARTS * plan.patch_lines) * LINE_BYTES;
+    }
+
+    /* From a high part to the low one. */
+    __device__ __forceinline__ uint32_t patch_part() const
+    {
+        return (uint32_t)plan.patch_lines * LINE_BYTES;
     }
 
     /* A pixel of the block's tiles, with zeros counted: row, and lines and pixels from -zeros on. */
@@ -131,7 +150,14 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
         barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
         copy_pixels(patch(buffer.at), &plan.source[conv.product.geometry.phases_in ? group.phase : 0],
-                    group.chunk * LINE_CHANNELS, first.x, first.y, first.row, full);
+                    group.chunk * shape::LINE, first.x, first.y, first.row, full);
+    }
+
+    __device__ __forceinline__ void copy_slice(int32_t number, uint32_t target, uint32_t full) const
+    {
+#pragma unroll
+        for (int part = 0; part < PARTS; ++part)
+            copy_bulk(target + part * PART, weight_slice(conv, phase, number, n0, PARTS, part), PART, full);
     }
 
     /* A group's weights: once, with one barrier, if they are resident; else slice by slice. */
@@ -140,15 +166,14 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         if (RESIDENT) barrier_announce(shared_address(&head->weights_full[group]), TAPS * SLICE);
 #pragma unroll 1
         for (int32_t t = 0; t < TAPS; ++t) {
-            const __nv_bfloat16 *from = weight_slice(conv, phase, group * TAPS + t, n0);
             if (RESIDENT) {
-                copy_bulk(stage(group) + t * SLICE, from, SLICE, shared_address(&head->weights_full[group]));
+                copy_slice(group * TAPS + t, stage(group) + t * SLICE, shared_address(&head->weights_full[group]));
                 continue;
             }
             const uint32_t full = shared_address(&head->weights_full[slice->at]);
             barrier_wait(shared_address(&head->weights_empty[slice->at]), slice->parity ^ 1);
             barrier_announce(full, SLICE);
-            copy_bulk(stage(slice->at), from, SLICE, full);
+            copy_slice(group * TAPS + t, stage(slice->at), full);
             advance(slice, plan.stages);
         }
     }
@@ -167,15 +192,81 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         }
     }
 
+    /* ---- splitting: SPLITTERS warps */
+
+    /* The order of numbers in a patch does not matter here. */
+    __device__ __forceinline__ void split_patch(unsigned char *patch, int32_t thread) const
+    {
+        float4 *high = reinterpret_cast<float4 *>(patch), *low = reinterpret_cast<float4 *>(patch + patch_part());
+#pragma unroll 4
+        for (int32_t i = thread; i < plan.patch_lines * CHUNKS; i += SPLITTERS * 32) {
+            const float4 v = high[i];
+            const float4 h = make_float4(to_tf32(v.x), to_tf32(v.y), to_tf32(v.z), to_tf32(v.w));
+            high[i] = h;
+            low[i] =
+                make_float4(tf32_rest(v.x, h.x), tf32_rest(v.y, h.y), tf32_rest(v.z, h.z), tf32_rest(v.w, h.w));
+        }
+    }
+
+    __device__ __forceinline__ void split_patches(unsigned char *first, int32_t thread) const
+    {
+        ring_place buffer = {0, 0};
+#pragma unroll 1
+        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
+            for (int32_t group = 0; group < conv.groups; ++group, advance(&buffer, plan.buffers)) {
+                barrier_wait(shared_address(&head->patch_full[buffer.at]), buffer.parity);
+                split_patch(first + (size_t)buffer.at * PARTS * patch_part(), thread);
+                publish_copies();
+                release(&head->patch_split[buffer.at]);
+            }
+        }
+    }
+
     /* ---- multiplying: a warpgroup */
+
+    static __device__ __forceinline__ void multiply_lines(group_sums &sums, uint64_t left, uint64_t right)
+    {
+        if constexpr (FACTORS == FACTORS_BF16)
+            multiply_group(sums, left, right);
+        else
+            multiply_group_tf32(sums, left, right);
+    }
+
+    /* 32 bytes of lines; the small products first. */
+    __device__ __forceinline__ void multiply_parts(group_sums &sums, uint64_t left, uint64_t right) const
+    {
+        if constexpr (PARTS == 2) {
+            multiply_lines(sums, left + patch_part() / UNIT, right);
+            multiply_lines(sums, left, right + PART / UNIT);
+        }
+        multiply_lines(sums, left, right);
+    }
+
+    static __device__ __forceinline__ void clear(group_sums &sums)
+    {
+#pragma unroll
+        for (int j = 0; j < BN / 8; ++j) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0.0f;
+    }
+
+    /* To the totals of a tile, after all products. */
+    static __device__ __forceinline__ void add_sums(group_sums &sums, group_sums &totals)
+    {
+#pragma unroll
+        for (int j = 0; j < BN / 8; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                asm volatile("" : "+f"(sums[j][i])); /* not before the products have ended */
+                totals[j][i] += sums[j][i];
+            }
+        clear(sums);
+    }
 
     /* A group of steps; left: the descriptor of the patch from the first pixel at tap (0, 0) on. A slice that streams
      * is given back when the products after its own have been started. */
     template <int DEPTH>
-    __device__ __forceinline__ void multiply_taps(uint64_t left, int32_t group, ring_place *slice,
-                                                  group_sums &sums) const
+    __device__ __forceinline__ void multiply_taps(uint64_t left, int32_t group, ring_place *slice, group_sums &sums,
+                                                  group_sums &totals) const
     {
-        constexpr int UNIT = 16; /* bytes that a descriptor counts */
         const int32_t across = conv.product.geometry.direction * (LINE_BYTES / UNIT);
         const int32_t to_next_line = across * (plan.pitch - EDGE + 1);
         const uint64_t slices = tile_descriptor(stage(RESIDENT ? group : 0));
@@ -187,45 +278,51 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
             if (!RESIDENT) barrier_wait(shared_address(&head->weights_full[slice->at]), slice->parity);
             warpgroup_fence();
 #pragma unroll
-            for (int k = 0; k < DEPTH; ++k) multiply_group(sums, left + 2 * k, right + 2 * k);
+            for (int k = 0; k < DEPTH; ++k) multiply_parts(sums, left + 2 * k, right + 2 * k);
             warpgroup_commit();
+            const bool ends = --column == 0;
             if (!RESIDENT) {
-                if (t > 0) {
+                if (t > 0 && (PARTS == 1 || column != EDGE - 1)) {
                     warpgroup_wait<1>();
                     release(&head->weights_empty[before]);
                 }
                 before = slice->at;
                 advance(slice, plan.stages);
             }
-            const bool ends = --column == 0;
             left += ends ? to_next_line : across;
             column = ends ? EDGE : column;
+            if (PARTS == 2 && ends) {
+                warpgroup_wait<0>();
+                release(&head->weights_empty[before]);
+                add_sums(sums, totals);
+            }
         }
         warpgroup_wait<0>();
-        if (!RESIDENT) release(&head->weights_empty[before]);
+        if (!RESIDENT && PARTS == 1) release(&head->weights_empty[before]);
     }
 
     /* A depth known only at run time would make the compiler wait after each product. */
     __device__ __forceinline__ void multiply_patch(uint64_t left, const conv_step &step, ring_place *slice,
-                                                   group_sums &sums) const
+                                                   group_sums &sums, group_sums &totals) const
     {
-        switch (chunk_steps(conv.product.source.channels, step.chunk)) {
-        case 1: multiply_taps<1>(left, step.group, slice, sums); break;
-        case 2: multiply_taps<2>(left, step.group, slice, sums); break;
-        case 3: multiply_taps<3>(left, step.group, slice, sums); break;
-        default: multiply_taps<4>(left, step.group, slice, sums); break;
+        switch (chunk_steps(conv.product.source.channels, step.chunk, shape::LINE)) {
+        case 1: multiply_taps<1>(left, step.group, slice, sums, totals); break;
+        case 2: multiply_taps<2>(left, step.group, slice, sums, totals); break;
+        case 3: multiply_taps<3>(left, step.group, slice, sums, totals); break;
+        default: multiply_taps<4>(left, step.group, slice, sums, totals); break;
         }
     }
 
     __device__ __forceinline__ void multiply_tile(int32_t warpgroup, ring_place *slice, ring_place *buffer,
-                                                  group_sums &sums) const
+                                                  group_sums &sums, group_sums &totals) const
     {
+        uint64_t *const ready = PARTS == 2 ? head->patch_split : head->patch_full;
         for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
             enter_group(conv, phase, &step);
             const int32_t shift = EDGE == 1 ? 0 : reach_of(plan) + step.offset[0] * plan.pitch + step.offset[1];
             const uint32_t line = patch(buffer->at) + (uint32_t)((warpgroup * 64 + shift) * LINE_BYTES);
-            barrier_wait(shared_address(&head->patch_full[buffer->at]), buffer->parity);
-            multiply_patch(tile_descriptor(line), step, slice, sums);
+            barrier_wait(shared_address(&ready[buffer->at]), buffer->parity);
+            multiply_patch(tile_descriptor(line), step, slice, sums, totals);
             release(&head->patch_empty[buffer->at]);
             advance(buffer, plan.buffers);
         }
@@ -242,10 +339,10 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         uint32_t parity = 1;
 #pragma unroll 1
         for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x, parity ^= 1) {
-            group_sums sums;
-#pragma unroll
-            for (int j = 0; j < BN / 8; ++j) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0.0f;
-            multiply_tile(warp / 4, &slice, &buffer, sums);
+            group_sums sums, line; /* of the tile; under FACTORS_SPLIT of a line of taps, to be added to the others */
+            clear(sums);
+            clear(line);
+            multiply_tile(warp / 4, &slice, &buffer, PARTS == 2 ? line : sums, sums);
             barrier_wait(shared_address(&head->sums_empty[warp]), parity);
             turn_sums(sums, lines_of(warp), lane);
             release(&head->sums_full[warp]);
@@ -274,10 +371,10 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
         return {at, (place.row * residual.height + (place.y >> halved)) * residual.width + (place.x >> halved)};
     }
 
-    /* part: of the storers<BN>() warps for the same pixels: those before and after the middle. */
+    /* part: of the STORERS warps for the same pixels: those before and after the middle. */
     __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
     {
-        constexpr int LINES = 16 / storers<BN>(), ASKED = BN < 64 ? 1 : 2;
+        constexpr int LINES = 16 / STORERS, ASKED = BN < 64 || FACTORS != FACTORS_BF16 ? 1 : 2;
         const int32_t first = warp * 16 + part * LINES;
         const float *lines = turn + first * tile_pitch<BN>();
         stored_pixel *places = head->places[warp][part];
@@ -298,7 +395,7 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
             __syncwarp();
             barrier_wait(shared_address(&head->sums_full[warp]), parity);
             if (conv.wide)
-                store_wide<BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias);
+                store_wide<typename shape::number, BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias);
             else
                 store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
             release(&head->sums_empty[warp]);
@@ -308,22 +405,22 @@ template <bool RESIDENT, int GROUPS, int BN, int EDGE> struct tma_block {
 
 #endif /* CUDA_HAS_WARPGROUPS */
 
-/* GROUPS warpgroups of 64 pixels each multiply. */
-template <bool RESIDENT, int GROUPS, int BN, int EDGE>
-__global__ void __launch_bounds__(block_threads<GROUPS, BN>(), GROUPS == 1 ? 2 : 1)
+template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
+__global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUPS == 1 ? 2 : 1)
     tma_kernel(const __grid_constant__ tma_plan plan)
 {
 #if CUDA_HAS_WARPGROUPS
-    using block_type = tma_block<RESIDENT, GROUPS, BN, EDGE>;
-    constexpr int WARPS = block_type::WARPS;
+    using block_type = tma_block<FACTORS, RESIDENT, GROUPS, BN, EDGE>;
+    constexpr int WARPS = block_type::WARPS, STORING = block_type::STORERS * WARPS, PARTS = block_type::PARTS;
     extern __shared__ __align__(1024) unsigned char shared[];
     const int32_t tid = (int32_t)threadIdx.x, lane = tid % 32;
     const int32_t warp = __shfl_sync(0xffffffffu, tid / 32, 0); /* so that the compiler sees that it is the warp's */
     tma_head *head = reinterpret_cast<tma_head *>(shared);
     const uint32_t weights = HEAD_BYTES;
     const uint32_t patches = weights + (uint32_t)plan.stages * (RESIDENT ? block_type::TAPS : 1) * block_type::SLICE;
-    const uint32_t turn = patches + plan.buffers * plan.patch_lines * LINE_BYTES;
-    const block_type block = {plan,
+    const uint32_t turn = patches + plan.buffers * PARTS * plan.patch_lines * LINE_BYTES;
+    const block_type block = {{},
+                              plan,
                               plan.conv,
                               head,
                               reinterpret_cast<float *>(shared + turn),
@@ -336,10 +433,11 @@ __global__ void __launch_bounds__(block_threads<GROUPS, BN>(), GROUPS == 1 ? 2 :
         barrier_open(shared_address(&head->weights_empty[tid]), WARPS);
     } else if (tid < MAX_STAGES + MAX_BUFFERS) {
         barrier_open(shared_address(&head->patch_full[tid - MAX_STAGES]), 1);
+        barrier_open(shared_address(&head->patch_split[tid - MAX_STAGES]), SPLITTERS);
         barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
     } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
         barrier_open(shared_address(&head->sums_full[tid - 32]), 1);
-        barrier_open(shared_address(&head->sums_empty[tid - 32]), storers<BN>());
+        barrier_open(shared_address(&head->sums_empty[tid - 32]), block_type::STORERS);
     }
     if (tid < 64) barriers_opened();
     __syncthreads();
@@ -349,14 +447,15 @@ __global__ void __launch_bounds__(block_threads<GROUPS, BN>(), GROUPS == 1 ? 2 :
         const int32_t n = tid - WARPS * 32;
         head->bias[n] = bias && block.n0 + n < plan.conv.product.out_channels ? bias[block.n0 + n] : 0.0f;
     }
-    constexpr int STORERS = storers<BN>() * WARPS;
     if (warp < WARPS) {
         block.multiply_tiles(warp, lane);
-    } else if (warp < WARPS + STORERS) {
-        asm volatile("bar.sync 1, %0;\n" ::"n"(STORERS * 32) : "memory"); /* the bias is there */
+    } else if (warp < WARPS + STORING) {
+        asm volatile("bar.sync 1, %0;\n" ::"n"(STORING * 32) : "memory"); /* the bias is there */
         block.store_tiles((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
-    } else if (lane == 0) {
+    } else if (tid == block_type::THREADS - 32) {
         block.load_tiles();
+    } else if (PARTS == 2 && warp < WARPS + STORING + SPLITTERS) {
+        block.split_patches(shared + patches, tid - (WARPS + STORING) * 32);
     }
 #endif
 }
@@ -384,7 +483,12 @@ static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
     const cuda_geometry *g = &product->geometry;
     const cuda_tensor *source = &product->source;
     const int32_t step = g->phases_in ? 2 : 1;
-    const cuuint64_t pixel = (cuuint64_t)source->stride * sizeof(__nv_bfloat16), line = pixel * step * g->in[1];
+    const int32_t factors = product->factors;
+    const size_t number = factors == FACTORS_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const CUtensorMapDataType type = factors == FACTORS_BF16   ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : factors == FACTORS_TF32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    const cuuint64_t pixel = (cuuint64_t)source->stride * number, line = pixel * step * g->in[1];
     const cuuint64_t size[4] = {(cuuint64_t)source->channels, (cuuint64_t)g->in[1], (cuuint64_t)g->in[0],
                                 (cuuint64_t)product->rows};
     const cuuint64_t strides[3] = {pixel * step, line * step, line * step * g->in[0]};
@@ -393,8 +497,8 @@ static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
     for (int phase = 0; phase < (g->phases_in ? (int)PHASES : 1); ++phase) {
         char *data = static_cast<char *>(source->data) + (phase >> 1) * line + (phase & 1) * pixel;
         const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(device->encode_pixels)(
-            &plan->source[phase], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, data, size, strides, first, last,
-            (cuuint32_t)LINE_CHANNELS, (cuuint32_t)plan->patch_lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
+            &plan->source[phase], type, 4, data, size, strides, first, last,
+            (cuuint32_t)line_channels(factors), (cuuint32_t)plan->patch_lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
         if (code != CUDA_SUCCESS)
             return device->host.fail(device->host.owner, MMEBM_E_BACKEND, "cuda: cuTensorMapEncodeIm2col: error %d",
@@ -404,14 +508,15 @@ static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
 }
 
 /* Shared memory's parts; returns its size, 0 if they do not fit. */
-template <bool RESIDENT, int GROUPS, int BN, int EDGE>
+template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
 {
+    using shape = tma_shape<FACTORS, GROUPS, BN>;
     const size_t budget = GROUPS == 1 ? (size_t)HALF_SHARED : device->block_shared;
-    const size_t slice = (size_t)BN * LINE_BYTES, patch = (size_t)plan->patch_lines * LINE_BYTES;
+    const size_t patch = (size_t)shape::PARTS * plan->patch_lines * LINE_BYTES;
     const size_t fixed = HEAD_BYTES + turn_bytes<GROUPS, BN>() + 2 * patch;
     const int32_t groups = plan->conv.groups;
-    const size_t stage = RESIDENT ? slice * EDGE * EDGE : slice;
+    const size_t stage = (size_t)shape::SLICE * (RESIDENT ? EDGE * EDGE : 1);
     const size_t fewest = RESIDENT ? (size_t)groups : (size_t)FEWEST_STREAMED;
     if (fewest > MAX_STAGES || fixed + fewest * stage > budget) return 0;
     const size_t fit = (budget - fixed) / stage;
@@ -420,19 +525,21 @@ static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
     return fixed + (plan->buffers - 2) * patch + plan->stages * stage;
 }
 
-template <bool RESIDENT, int GROUPS, int BN, int EDGE>
+template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int *done)
 {
-    const int32_t tile = GROUPS * 64;
+    using shape = tma_shape<FACTORS, GROUPS, BN>;
+    const int32_t tile = shape::TILE;
     plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
     plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
     if (plan->patch_lines > MAX_PATCH_LINES) return MMEBM_OK;
-    const size_t shared = divide_shared<RESIDENT, GROUPS, BN, EDGE>(device, plan);
+    const size_t shared = divide_shared<FACTORS, RESIDENT, GROUPS, BN, EDGE>(device, plan);
     if (!shared) return MMEBM_OK;
     *done = 1;
+    if (!plan->pixels) return MMEBM_OK;
     CUDA_TRY(describe_source(device, plan));
     CUDA_TRY(mmebm__cuda_check(device,
-                               cudaFuncSetAttribute(tma_kernel<RESIDENT, GROUPS, BN, EDGE>,
+                               cudaFuncSetAttribute(tma_kernel<FACTORS, RESIDENT, GROUPS, BN, EDGE>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                                "shared memory of a convolution"));
     dim3 grid(1, (unsigned)((plan->conv.product.out_channels + BN - 1) / BN),
@@ -443,24 +550,61 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int 
     grid.x = (unsigned)((plan->tiles + rounds - 1) / rounds);
     const int32_t further = (int32_t)grid.x * tile;
     plan->step = {further / plan->image, further % plan->image / plan->pitch, further % plan->pitch};
-    return mmebm__cuda_launch(device, "convolution", tma_kernel<RESIDENT, GROUPS, BN, EDGE>, grid,
-                              block_threads<GROUPS, BN>(), shared, *plan);
+    return mmebm__cuda_launch(device, "convolution", tma_kernel<FACTORS, RESIDENT, GROUPS, BN, EDGE>, grid,
+                              shape::THREADS, shared, *plan);
 }
 
-/* Weights are resident if they fit. */
-template <int GROUPS, int BN, int EDGE>
+/* Weights of bf16 are resident if they fit. */
+template <int FACTORS, int GROUPS, int BN, int EDGE>
 static mmebm_status launch_either(const mmebm_device *device, tma_plan *plan, int *done)
 {
-    CUDA_TRY((launch_edge<true, GROUPS, BN, EDGE>(device, plan, done)));
-    return *done ? MMEBM_OK : launch_edge<false, GROUPS, BN, EDGE>(device, plan, done);
+    if constexpr (FACTORS == FACTORS_BF16) {
+        CUDA_TRY((launch_edge<FACTORS, true, GROUPS, BN, EDGE>(device, plan, done)));
+        if (*done) return MMEBM_OK;
+    }
+    return launch_edge<FACTORS, false, GROUPS, BN, EDGE>(device, plan, done);
 }
 
-template <int GROUPS, int BN> static mmebm_status launch(const mmebm_device *device, tma_plan *plan, int *done)
+template <int FACTORS, int GROUPS, int BN>
+static mmebm_status launch(const mmebm_device *device, tma_plan *plan, int *done)
 {
     switch (plan->conv.product.geometry.kernel[0]) {
-    case 1: return launch_either<GROUPS, BN, 1>(device, plan, done);
-    case 2: return launch_either<GROUPS, BN, 2>(device, plan, done);
-    default: return launch_either<GROUPS, BN, 3>(device, plan, done);
+    case 1: return launch_either<FACTORS, GROUPS, BN, 1>(device, plan, done);
+    case 2: return launch_either<FACTORS, GROUPS, BN, 2>(device, plan, done);
+    default: return launch_either<FACTORS, GROUPS, BN, 3>(device, plan, done);
+    }
+}
+
+/* Tiles as large as the pixels allow. */
+static mmebm_status launch_bf16(const mmebm_device *device, tma_plan *plan, int *done)
+{
+    const int64_t across =
+        (plan->conv.product.geometry.phases_out ? (int64_t)PHASES : 1) * ((plan->conv.padded + 127) / 128);
+    const int64_t tiles = plan->pixels / 128 * across, processors = device->processors;
+    switch (plan->conv.padded) {
+    case 16: return launch<FACTORS_BF16, 2, 16>(device, plan, done);
+    case 32: return launch<FACTORS_BF16, 2, 32>(device, plan, done);
+    case 64:
+        return tiles < processors ? launch<FACTORS_BF16, 1, 64>(device, plan, done)
+                                  : launch<FACTORS_BF16, 2, 64>(device, plan, done);
+    case 80: return launch<FACTORS_BF16, 2, 80>(device, plan, done);
+    default: break;
+    }
+    if (4 * tiles >= 3 * processors) return launch<FACTORS_BF16, 2, 128>(device, plan, done);
+    return tiles >= processors / 2 ? launch<FACTORS_BF16, 1, 128>(device, plan, done)
+                                   : launch<FACTORS_BF16, 1, 64>(device, plan, done);
+}
+
+/* One tile for a shape, whatever the rows: another kernel would give other bits. WIDEST: channels at once. */
+template <int FACTORS, int WIDEST>
+static mmebm_status launch_f32(const mmebm_device *device, tma_plan *plan, int *done)
+{
+    switch (plan->conv.padded) {
+    case 16: return launch<FACTORS, 2, 16>(device, plan, done);
+    case 32: return launch<FACTORS, 2, 32>(device, plan, done);
+    case 64: return launch<FACTORS, 2, 64>(device, plan, done);
+    case 80: return launch<FACTORS, 2, 80>(device, plan, done);
+    default: return launch<FACTORS, 2, WIDEST>(device, plan, done);
     }
 }
 
@@ -477,15 +621,9 @@ mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan
     const int64_t pixels = conv->product.rows * plan.image;
     if (pixels > INT32_MAX - 2 * MAX_PATCH_LINES) return MMEBM_OK;
     plan.pixels = (int32_t)pixels;
-    const int64_t across = (g->phases_out ? (int64_t)PHASES : 1) * ((conv->padded + 127) / 128);
-    const int64_t tiles = pixels / 128 * across, processors = device->processors;
-    switch (conv->padded) {
-    case 16: return launch<2, 16>(device, &plan, done);
-    case 32: return launch<2, 32>(device, &plan, done);
-    case 64: return tiles < processors ? launch<1, 64>(device, &plan, done) : launch<2, 64>(device, &plan, done);
-    case 80: return launch<2, 80>(device, &plan, done);
-    default: break;
+    switch (conv->product.factors) {
+    case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, done);
+    case FACTORS_SPLIT: return launch_f32<FACTORS_SPLIT, 64>(device, &plan, done);
+    default: return launch_bf16(device, &plan, done);
     }
-    if (4 * tiles >= 3 * processors) return launch<2, 128>(device, &plan, done); /* fewer: smaller ones fill the chip */
-    return tiles >= processors / 2 ? launch<1, 128>(device, &plan, done) : launch<1, 64>(device, &plan, done);
 }

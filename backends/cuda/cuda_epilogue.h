@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The common end of both product kernels (cuda_tensor.h, cuda_epilogue): from sums to stored values, V channels of one
- * pixel at a time; and the order in which result pixels are enumerated.
+ * The common end of all product kernels (cuda_tensor.h, cuda_epilogue): from sums to stored values, of one or LANES
+ * channels of a pixel at a time; and the order in which result pixels are enumerated.
  */
 #ifndef MMEBM_CUDA_EPILOGUE_H
 #define MMEBM_CUDA_EPILOGUE_H
@@ -51,63 +51,77 @@ struct stored_pixel {
     int32_t at, residual;
 };
 
-/* Channels n .. n + V - 1 of stored pixel q. */
-template <int V>
-static __device__ __forceinline__ void finish(const cuda_product &product, int32_t q, int32_t n, float *v)
+/* Channel n of a stored pixel. */
+static __device__ __forceinline__ void finish_number(const cuda_product &product, const stored_pixel &pixel, int32_t n,
+                                                     float v)
 {
     const cuda_epilogue &end = product.epilogue;
-#pragma unroll
-    for (int k = 0; k < V; ++k) v[k] = end.source_scale * v[k] + (end.bias ? end.bias[n + k] : 0.0f);
-    float other[V > 1 ? V : LANES];
-    if (end.mask.data) {
-        load_values<V>(end.mask, (int64_t)q * end.mask.stride + n, other);
-#pragma unroll
-        for (int k = 0; k < V; ++k) v[k] = other[k] > 0.0f ? v[k] : end.mask_slope * v[k];
-    }
-    if (end.residual.scale != 0.0f) {
-        const int64_t pixel = residual_pixel(product, q);
-        load_values<V>(end.residual.tensor, pixel * end.residual.tensor.stride + n, other);
-#pragma unroll
-        for (int k = 0; k < V; ++k) v[k] = end.scale * v[k] + end.residual.scale * other[k];
-    } else {
-#pragma unroll
-        for (int k = 0; k < V; ++k) v[k] *= end.scale;
-    }
-    if (end.raw.data) store_values<V>(end.raw, (int64_t)q * end.raw.stride + n, v);
+    v = end.source_scale * v + (end.bias ? end.bias[n] : 0.0f);
+    if (end.mask.data)
+        v = load_value(end.mask, (int64_t)pixel.at * end.mask.stride + n) > 0.0f ? v : end.mask_slope * v;
+    v *= end.scale;
+    if (end.residual.scale != 0.0f)
+        v += end.residual.scale *
+             load_value(end.residual.tensor, (int64_t)pixel.residual * end.residual.tensor.stride + n);
+    if (end.raw.data) store_value(end.raw, (int64_t)pixel.at * end.raw.stride + n, v);
     if (!end.activated.data) return;
-#pragma unroll
-    for (int k = 0; k < V; ++k) v[k] = v[k] > 0.0f ? v[k] : end.activated_slope * v[k];
-    store_values<V>(end.activated, (int64_t)q * end.activated.stride + n, v);
+    store_value(end.activated, (int64_t)pixel.at * end.activated.stride + n, v > 0.0f ? v : end.activated_slope * v);
 }
 
-/* ---- the same where the mask, the residual and what is stored are bf16 */
+/* ---- the same for LANES channels, where the mask, the residual and what is stored are of type T */
 
-/* What is read for LANES channels of a pixel: asked for before it is needed. */
-struct epilogue_reads {
-    uint4 mask, residual;
+/* LANES numbers as they lie in memory. */
+template <typename T> struct lane_words {
+    uint32_t word[LANES * sizeof(T) / sizeof(uint32_t)];
+
+    __device__ __forceinline__ void load(const cuda_tensor &tensor, int64_t at)
+    {
+        const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const T *>(tensor.data) + at);
+#pragma unroll
+        for (int k = 0; k < (int)(LANES * sizeof(T) / sizeof(uint4)); ++k) {
+            const uint4 four = from[k];
+            word[4 * k] = four.x, word[4 * k + 1] = four.y, word[4 * k + 2] = four.z, word[4 * k + 3] = four.w;
+        }
+    }
+
+    __device__ __forceinline__ float operator[](int k) const
+    {
+        if (sizeof(T) == sizeof(uint32_t)) return __uint_as_float(word[k]);
+        return __uint_as_float(k % 2 ? word[k / 2] & 0xffff0000u : word[k / 2] << 16);
+    }
 };
 
+/* What is read for LANES channels of a pixel: asked for before it is needed. */
+template <typename T> struct epilogue_reads {
+    lane_words<T> mask, residual;
+};
+
+template <typename T>
 static __device__ __forceinline__ void ask(const cuda_product &product, const stored_pixel &pixel, int32_t n,
-                                           epilogue_reads *reads)
+                                           epilogue_reads<T> *reads)
 {
     const cuda_epilogue &end = product.epilogue;
-    if (end.mask.data) reads->mask = load_words(end.mask, (int64_t)pixel.at * end.mask.stride + n);
+    if (end.mask.data) reads->mask.load(end.mask, (int64_t)pixel.at * end.mask.stride + n);
     if (end.residual.scale != 0.0f)
-        reads->residual =
-            load_words(end.residual.tensor, (int64_t)pixel.residual * end.residual.tensor.stride + n);
+        reads->residual.load(end.residual.tensor, (int64_t)pixel.residual * end.residual.tensor.stride + n);
 }
 
-/* v > 0 ? v : slope v, where mask holds the signs' values for two of LANES numbers. */
-static __device__ __forceinline__ void mask_pair(uint32_t mask, float slope, float *v)
+template <typename T>
+static __device__ __forceinline__ void store_lanes(const cuda_tensor &tensor, int64_t at, const float *v)
 {
-    v[0] = __uint_as_float(mask << 16) > 0.0f ? v[0] : slope * v[0];
-    v[1] = __uint_as_float(mask & 0xffff0000u) > 0.0f ? v[1] : slope * v[1];
+    if (sizeof(T) == sizeof(__nv_bfloat16)) {
+        store_words(tensor, at, v);
+        return;
+    }
+    float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
+    values[0] = make_float4(v[0], v[1], v[2], v[3]);
+    values[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
 /* load_bias(n, b) fetches the bias of LANES channels, if there is any. */
-template <typename B>
-static __device__ __forceinline__ void finish_bf16(const cuda_product &product, B load_bias, int32_t q, int32_t n,
-                                                   float *v, const epilogue_reads &reads)
+template <typename T, typename B>
+static __device__ __forceinline__ void finish_lanes(const cuda_product &product, B load_bias, int32_t q, int32_t n,
+                                                    float *v, const epilogue_reads<T> &reads)
 {
     const cuda_epilogue &end = product.epilogue;
     if (end.bias) {
@@ -120,43 +134,35 @@ static __device__ __forceinline__ void finish_bf16(const cuda_product &product, 
         for (int k = 0; k < LANES; ++k) v[k] *= end.source_scale;
     }
     if (end.mask.data) {
-        mask_pair(reads.mask.x, end.mask_slope, v), mask_pair(reads.mask.y, end.mask_slope, v + 2);
-        mask_pair(reads.mask.z, end.mask_slope, v + 4), mask_pair(reads.mask.w, end.mask_slope, v + 6);
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) v[k] = reads.mask[k] > 0.0f ? v[k] : end.mask_slope * v[k];
     }
     if (end.residual.scale != 0.0f) {
-        float other[LANES];
-        unpack_words(reads.residual, other);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] = end.scale * v[k] + end.residual.scale * other[k];
+        for (int k = 0; k < LANES; ++k) v[k] = end.scale * v[k] + end.residual.scale * reads.residual[k];
     } else if (end.scale != 1.0f) {
 #pragma unroll
         for (int k = 0; k < LANES; ++k) v[k] *= end.scale;
     }
-    if (end.raw.data) store_words(end.raw, (int64_t)q * end.raw.stride + n, v);
+    if (end.raw.data) store_lanes<T>(end.raw, (int64_t)q * end.raw.stride + n, v);
     if (!end.activated.data) return;
 #pragma unroll
     for (int k = 0; k < LANES; ++k) v[k] = v[k] > 0.0f ? v[k] : end.activated_slope * v[k];
-    store_words(end.activated, (int64_t)q * end.activated.stride + n, v);
+    store_lanes<T>(end.activated, (int64_t)q * end.activated.stride + n, v);
 }
 
-static inline int tensor_is_bf16(const cuda_tensor *tensor)
+static inline int tensor_is(const cuda_tensor *tensor, int32_t type)
 {
-    return !tensor->data || tensor->type == TYPE_BF16;
+    return !tensor->data || (tensor->type == type && tensor_is_wide(tensor));
 }
 
-/* Whether finish_bf16 suits a wide epilogue. */
-static inline int epilogue_is_bf16(const cuda_product *product)
-{
-    const cuda_epilogue *end = &product->epilogue;
-    return tensor_is_bf16(&end->mask) && tensor_is_bf16(&end->raw) && tensor_is_bf16(&end->activated) &&
-           (end->residual.scale == 0.0f || tensor_is_bf16(&end->residual.tensor));
-}
-
-static inline int epilogue_is_wide(const cuda_product *product)
+/* Whether finish_lanes suits an epilogue, with numbers of a type. */
+static inline int epilogue_is_wide(const cuda_product *product, int32_t type)
 {
     const cuda_epilogue *end = &product->epilogue;
-    return product->out_channels % LANES == 0 && tensor_is_wide(&end->mask) && tensor_is_wide(&end->raw) &&
-           tensor_is_wide(&end->activated) && (end->residual.scale == 0.0f || tensor_is_wide(&end->residual.tensor));
+    return product->out_channels % LANES == 0 && tensor_is(&end->mask, type) && tensor_is(&end->raw, type) &&
+           tensor_is(&end->activated, type) &&
+           (end->residual.scale == 0.0f || tensor_is(&end->residual.tensor, type));
 }
 
 #endif /* MMEBM_CUDA_EPILOGUE_H */

@@ -306,8 +306,10 @@ static gradient_plan plan_gradient(const cuda_weight_gradient *call, int tensor_
 
 mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call)
 {
-    const int tensor_cores = mmebm__cuda_product_reads(&call->small_side, call->small_shrink) &&
-                             mmebm__cuda_product_reads(&call->large_side, call->large_shrink);
+    const cuda_operand small = {call->small_side, call->small_shrink, 1, 1.0f};
+    const cuda_operand large = {call->large_side, call->large_shrink, 1, 1.0f};
+    const int tensor_cores =
+        mmebm__cuda_product_reads(FACTORS_BF16, &small) && mmebm__cuda_product_reads(FACTORS_BF16, &large);
     gradient_plan plan = plan_gradient(call, tensor_cores);
     const int64_t parts = (call->rows + plan.part_rows - 1) / plan.part_rows;
     const int bytes = STAGES * 2 * PIXELS * LINE_BYTES, tile_taps = (int)TILE_LARGE / plan.width;

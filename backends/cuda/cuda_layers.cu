@@ -27,12 +27,9 @@ struct element {
 
 static __device__ __forceinline__ element element_of(const cuda_tensor &tensor, int32_t i)
 {
-    element place;
-    place.c = i % tensor.channels;
-    i /= tensor.channels;
-    place.x = i % tensor.width;
-    place.y = i / tensor.width;
-    return place;
+    const uint32_t channels = (uint32_t)tensor.channels, width = (uint32_t)tensor.width; /* cheaper to divide by */
+    const uint32_t pixel = (uint32_t)i / channels, y = pixel / width;
+    return {(int32_t)y, (int32_t)(pixel - y * width), (int32_t)((uint32_t)i - pixel * channels)};
 }
 
 static __device__ __forceinline__ int64_t element_at(const cuda_tensor &tensor, int64_t row, const element &place)
@@ -52,22 +49,44 @@ static int operand_is_wide(const cuda_operand *operand)
 
 /* ---- the sum of two tensors */
 
+/* Coordinate of a tensor that is read `shrink` times as large; most are read at 1 or 2, without a division. */
+static __device__ __forceinline__ int32_t shrunk(int32_t at, int32_t shrink)
+{
+    return shrink == 1 ? at : shrink == 2 ? at >> 1 : at / shrink;
+}
+
+/* The element of a tensor that pixel (y, x) takes, before windows are summed. */
+static __device__ __forceinline__ int64_t operand_at(const cuda_operand &operand, int64_t row, int32_t y, int32_t x)
+{
+    return pixel_at(operand.tensor, row, shrunk(y, operand.shrink), shrunk(x, operand.shrink));
+}
+
 /* sum <- sum + scale * what the operand gives for LANES or one channel of a pixel */
 template <int V>
 static __device__ __forceinline__ void add_operand(const cuda_operand &operand, int64_t row, const element &place,
                                                    float *sum)
 {
     const cuda_tensor &tensor = operand.tensor;
-    float value[V];
+    const int32_t window = operand.window, y = place.y * window, x = place.x * window;
     if (operand.scale == 0.0f || place.c >= tensor.channels) return;
-    for (int32_t w = 0; w < operand.window * operand.window; ++w) {
-        if (tensor.data) {
-            const int32_t y = (place.y * operand.window + w / operand.window) / operand.shrink;
-            const int32_t x = (place.x * operand.window + w % operand.window) / operand.shrink;
-            load_values<V>(tensor, pixel_at(tensor, row, y, x) + place.c, value);
-        }
+    if (tensor.data && window == 2) { /* all loads before the first sum */
+        float value[4][V];
 #pragma unroll
-        for (int k = 0; k < V; ++k) sum[k] += operand.scale * (tensor.data ? value[k] : 1.0f);
+        for (int w = 0; w < 4; ++w)
+            load_values<V>(tensor, operand_at(operand, row, y + w / 2, x + w % 2) + place.c, value[w]);
+#pragma unroll
+        for (int w = 0; w < 4; ++w)
+#pragma unroll
+            for (int k = 0; k < V; ++k) sum[k] += operand.scale * value[w][k];
+        return;
+    }
+    for (int32_t dy = 0; dy < window; ++dy) {
+        for (int32_t dx = 0; dx < window; ++dx) {
+            float value[V];
+            if (tensor.data) load_values<V>(tensor, operand_at(operand, row, y + dy, x + dx) + place.c, value);
+#pragma unroll
+            for (int k = 0; k < V; ++k) sum[k] += operand.scale * (tensor.data ? value[k] : 1.0f);
+        }
     }
 }
 
@@ -441,16 +460,19 @@ template <int V> static __global__ void global_pool_kernel(const __grid_constant
     FOR_EACH_ROW(row, call.rows)
     {
         float sum[V] = {};
+#pragma unroll 4
         for (int32_t pixel = (int32_t)threadIdx.y; pixel < area && c < x.channels; pixel += POOL_SLICES) {
             const element place = {pixel / x.width, pixel % x.width, c};
             add_operand<V>(call.x, row, place, sum);
         }
         for (int k = 0; k < V; ++k) sums[threadIdx.y][threadIdx.x * V + k] = sum[k];
         __syncthreads();
-        for (int k = 0; k < V && threadIdx.y == 0 && c < x.channels; ++k) {
+        const int32_t own = (int32_t)(threadIdx.y * 16 + threadIdx.x), channel = (int32_t)blockIdx.x * 16 * V + own;
+        if (own < 16 * V && channel < x.channels) {
             float total = 0.0f;
-            for (int slice = 0; slice < POOL_SLICES; ++slice) total += sums[slice][threadIdx.x * V + k];
-            store_value(call.y, element_at(call.y, row, element_of(call.y, c + k)), total / (float)area);
+#pragma unroll
+            for (int slice = 0; slice < POOL_SLICES; ++slice) total += sums[slice][own];
+            store_value(call.y, element_at(call.y, row, element_of(call.y, channel)), total / (float)area);
         }
         __syncthreads();
     }

@@ -213,13 +213,31 @@ static int may_merge(const mmebm_plan *plan, int32_t part, int32_t first)
     return 1;
 }
 
+/* What a product of f32 numbers multiplies: on the copy engine's kernel if its shape and its source suit that. */
+static int32_t f32_factors(const mmebm_plan *plan, const cuda_geometry *geometry, int32_t source_channels,
+                           int32_t out_channels, int suits)
+{
+    const int32_t engine = plan->tf32 ? FACTORS_TF32 : FACTORS_SPLIT;
+    if (suits && mmebm__cuda_engine_suits(plan->device, engine, geometry, source_channels, out_channels)) return engine;
+    return plan->tf32 ? FACTORS_ANY_TF32 : FACTORS_ANY_F32;
+}
+
+/* Merged convolutions of f32 numbers want the copy engine's kernel both ways. */
+static int choose_merged_factors(const mmebm_plan *plan, cuda_node *node)
+{
+    if (plan->type == TYPE_BF16) return 1;
+    node->factors = f32_factors(plan, &node->forward, padded_to_lanes(node->in_channels), node->out_channels, 1);
+    node->factors_back = f32_factors(plan, &node->backward, node->out_channels, node->in_channels, 1);
+    return node->factors == node->factors_back && node->factors < FACTORS_ANY_TF32;
+}
+
 static void merge_parts(mmebm_plan *plan, int32_t l)
 {
     const mmebm_graph *graph = plan->graph;
     const uint32_t count = graph->layers[l].edge_count;
     cuda_node *node = &plan->nodes[l];
     int32_t channels = 0;
-    if (plan->type != TYPE_BF16 || count < 2 || count > MAX_PARTS_SIDE_BY_SIDE) return;
+    if (count < 2 || count > MAX_PARTS_SIDE_BY_SIDE) return;
     for (uint32_t k = 0; k < count; ++k) {
         const int32_t part = layer_input(graph, l, k);
         if (!may_merge(plan, part, layer_input(graph, l, 0))) return;
@@ -228,12 +246,13 @@ static void merge_parts(mmebm_plan *plan, int32_t l)
         channels += plan->nodes[part].in_channels;
     }
     if (channels > MAX_CHANNELS_SIDE_BY_SIDE) return;
-    for (uint32_t k = 0; k < count; ++k) plan->nodes[layer_input(graph, l, k)].merged = 1;
-    node->merged = 1;
     node->forward = plan->nodes[layer_input(graph, l, 0)].forward;
     node->backward = plan->nodes[layer_input(graph, l, 0)].backward;
     node->in_channels = channels;
     node->out_channels = layer_shape(&graph->layers[l], 1).channels;
+    if (!choose_merged_factors(plan, node)) return;
+    for (uint32_t k = 0; k < count; ++k) plan->nodes[layer_input(graph, l, k)].merged = 1;
+    node->merged = 1;
 }
 
 /* ---- types and geometry */
@@ -345,6 +364,16 @@ static void place_parts(mmebm_plan *plan, int32_t l)
     }
 }
 
+/* Whether each part of a concatenation begins at a multiple of 16 bytes, for the kernels that want that of f32 numbers
+ * (bf16 ones are copied where it is not so). */
+static int parts_align(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t k = 0; plan->type == TYPE_F32 && k < graph->layers[l].edge_count; ++k)
+        if (layer_shape(&graph->layers[layer_input(graph, l, k)], 1).channels % 4) return 0;
+    return 1;
+}
+
 static void choose_placed(mmebm_plan *plan)
 {
     const mmebm_graph *graph = plan->graph;
@@ -354,7 +383,7 @@ static void choose_placed(mmebm_plan *plan)
             const int32_t part = layer_input(graph, (int32_t)l, k);
             cuda_node *node = &plan->nodes[part];
             node->placed = node->product >= 0 && plan->readers[part] == 1 && !plan->is_output[part] &&
-                           value_type(plan, part) == value_type(plan, (int32_t)l);
+                           value_type(plan, part) == value_type(plan, (int32_t)l) && parts_align(plan, (int32_t)l);
         }
     }
 }
@@ -388,29 +417,59 @@ static int needs_copy(const mmebm_plan *plan, int32_t product)
     return plan->type == TYPE_BF16 && (type != TYPE_BF16 || plan->nodes[product].in_channels % LANES != 0);
 }
 
+/* ---- kernels of products */
+
+static void choose_factors(mmebm_plan *plan, int32_t l)
+{
+    cuda_node *node = &plan->nodes[l];
+    const cuda_node *source = &plan->nodes[layer_input(plan->graph, l, 0)];
+    const int whole = node->phases == CUDA_WHOLE;
+    /* at one resolution, without windows; inputs lie anywhere */
+    const int plain = !whole || (!node->pooled && source->shrink == node->shrink);
+    const int from_input = plan->graph->layers[source->base].kind == MMEBM_LAYER_INPUT;
+    node->factors = node->factors_back = FACTORS_BF16;
+    if (plan->type == TYPE_BF16) return;
+    node->factors = f32_factors(plan, whole ? &node->forward : &node->phased_forward, node->in_channels,
+                                node->out_channels, plain && !from_input);
+    node->factors_back = f32_factors(plan, whole ? &node->backward : &node->phased_backward, node->out_channels,
+                                     node->in_channels, plain);
+}
+
+/* Whether the phases of a product can be worked on, forward and back. */
+static int phases_fit(const mmebm_plan *plan, const cuda_node *node, const cuda_geometry *forward,
+                      const cuda_geometry *backward, int from_input)
+{
+    if (plan->type == TYPE_BF16) return mmebm__cuda_phases_fit(forward->out[0], forward->out[1]);
+    return f32_factors(plan, forward, node->in_channels, node->out_channels, !from_input) < FACTORS_ANY_TF32 &&
+           f32_factors(plan, backward, node->out_channels, node->in_channels, 1) < FACTORS_ANY_TF32;
+}
+
 /* A 3 x 3 convolution of a doubled image, or one that is halved at once. */
 static void choose_phases(mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
     cuda_node *node = &plan->nodes[l];
-    const int32_t shrink = plan->nodes[layer_input(plan->graph, l, 0)].shrink;
-    const int doubled = !node->pooled && shrink == 2 && !needs_copy(plan, l), halved = node->pooled && shrink == 1;
-    const int32_t low[2] = {node->forward.in[0] / 2, node->forward.in[1] / 2};
-    if (plan->type != TYPE_BF16 || layer->kind != MMEBM_LAYER_CONV2D || node->merged || (!doubled && !halved)) return;
+    const cuda_node *source = &plan->nodes[layer_input(plan->graph, l, 0)];
+    const int doubled = !node->pooled && source->shrink == 2 && !needs_copy(plan, l);
+    const int halved = node->pooled && source->shrink == 1;
+    if (layer->kind != MMEBM_LAYER_CONV2D || node->merged || (!doubled && !halved)) return;
     for (int axis = 0; axis < 2; ++axis)
         if (layer->kernel[axis] != 3 || layer->stride[axis] != 1 || layer->padding[axis] != 1) return;
-    if (!mmebm__cuda_phases_fit(low[0], low[1])) return;
-    cuda_geometry phased = {};
+    cuda_geometry forward = {}, backward;
     for (int axis = 0; axis < 2; ++axis) {
-        phased.out[axis] = phased.in[axis] = low[axis];
-        phased.kernel[axis] = 2;
-        phased.mul[axis] = phased.div[axis] = 1;
+        forward.out[axis] = forward.in[axis] = node->forward.in[axis] / 2;
+        forward.kernel[axis] = 2;
+        forward.mul[axis] = forward.div[axis] = 1;
     }
-    phased.direction = 1;
+    forward.direction = 1;
+    backward = forward;
+    forward.phases_out = backward.phases_in = doubled;
+    forward.phases_in = backward.phases_out = halved;
+    if (!phases_fit(plan, node, &forward, &backward, plan->graph->layers[source->base].kind == MMEBM_LAYER_INPUT))
+        return;
     node->phases = doubled ? CUDA_DOUBLED : CUDA_HALVED;
-    node->phased_forward = node->phased_backward = phased;
-    node->phased_forward.phases_out = node->phased_backward.phases_in = doubled;
-    node->phased_forward.phases_in = node->phased_backward.phases_out = halved;
+    node->phased_forward = forward;
+    node->phased_backward = backward;
 }
 
 /* Taps of packed weights. */
@@ -423,11 +482,12 @@ static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int wi
 {
     cuda_node *node = &plan->nodes[l];
     const int32_t taps = packed_taps(node);
-    size_t (*const size)(int32_t, int32_t, int32_t) =
-        plan->type == TYPE_BF16 ? mmebm__cuda_packed_size_bf16 : mmebm__cuda_packed_size_f32;
-    node->packed_forward = cut(cutter, size(taps, node->in_channels, node->out_channels));
+    node->packed_forward =
+        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
     node->packed_backward = NULL;
-    if (with_gradient) node->packed_backward = cut(cutter, size(taps, node->out_channels, node->in_channels));
+    if (with_gradient)
+        node->packed_backward =
+            cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
     if (!needs_copy(plan, l)) return;
     cuda_tensor shape = {};
     shape.height = node->forward.in[0];
@@ -444,13 +504,15 @@ static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
     shape.height = node->forward.in[0];
     shape.width = node->forward.in[1];
     shape.channels = shape.stride = padded_to_lanes(node->in_channels);
-    cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
-    node->packed_forward = cut(cutter, mmebm__cuda_packed_size_bf16(taps, node->in_channels, node->out_channels));
+    cut_tensor(cutter, plan, shape, plan->type, &node->packed_source);
+    node->packed_forward =
+        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
     node->merged_bias = NULL;
     if (merged_part(plan->graph, l, 0)->bias >= 0)
         node->merged_bias = static_cast<float *>(cut(cutter, (size_t)node->out_channels * sizeof(float)));
     if (!plan->wanted[l]) return;
-    node->packed_backward = cut(cutter, mmebm__cuda_packed_size_bf16(taps, node->out_channels, node->in_channels));
+    node->packed_backward =
+        cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
     cut_tensor(cutter, plan, shape, TYPE_F32, &node->merged_gradient);
 }
 
@@ -602,7 +664,7 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (made->graph->layers[l].kind == MMEBM_LAYER_CONCAT) merge_parts(made, (int32_t)l);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
-        if (is_product(&made->graph->layers[l])) choose_phases(made, (int32_t)l);
+        if (is_product(&made->graph->layers[l])) choose_phases(made, (int32_t)l), choose_factors(made, (int32_t)l);
     const mmebm_status status = open_memory(made, spec);
     if (status != MMEBM_OK) {
         mmebm__cuda_plan_destroy(made);
@@ -632,15 +694,15 @@ size_t mmebm__cuda_plan_size(const mmebm_plan *plan)
 
 /* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way,
  * and for a transposed one, the source's. */
-static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, void *forward, void *backward)
+static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, const cuda_node *node)
 {
-    mmebm_status (*const pack)(const mmebm_device *, const cuda_pack *) =
-        plan->type == TYPE_BF16 ? mmebm__cuda_pack_bf16 : mmebm__cuda_pack_f32;
-    call->packed = forward;
-    CUDA_TRY(pack(plan->device, call));
-    if (!backward) return MMEBM_OK;
+    call->factors = node->factors;
+    call->packed = node->packed_forward;
+    CUDA_TRY(mmebm__cuda_pack(plan->device, call));
+    if (!node->packed_backward) return MMEBM_OK;
     cuda_pack other = *call;
-    other.packed = backward;
+    other.factors = node->factors_back;
+    other.packed = node->packed_backward;
     other.source_channels = call->out_channels;
     other.out_channels = call->source_channels;
     other.source_first = call->out_first;
@@ -649,7 +711,7 @@ static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, void *for
     if (call->phases == CUDA_DOUBLED) other.phases = CUDA_DOUBLED_BACK;
     if (call->phases == CUDA_HALVED) other.phases = CUDA_HALVED_BACK;
     other.all_out_channels = call->all_source_channels;
-    return pack(plan->device, &other);
+    return mmebm__cuda_pack(plan->device, &other);
 }
 
 static cuda_pack pack_call(const mmebm_plan *plan, int32_t l)
@@ -678,7 +740,7 @@ static mmebm_status pack_merged(const mmebm_plan *plan, int32_t l)
         call.out_first = out_first;
         call.all_source_channels = node->in_channels;
         call.all_out_channels = node->out_channels;
-        CUDA_TRY(pack_both(plan, &call, node->packed_forward, node->packed_backward));
+        CUDA_TRY(pack_both(plan, &call, node));
         if (node->merged_bias)
             CUDA_TRY(mmebm__cuda_copy(plan->device, node->merged_bias + out_first,
                                       plan->weights + graph->tensors[layer->bias].offset,
@@ -696,7 +758,7 @@ static mmebm_status pack_layer(const mmebm_plan *plan, int32_t l)
     if (node->merged) return layer->kind == MMEBM_LAYER_CONCAT ? pack_merged(plan, l) : MMEBM_OK;
     if (!is_product(layer)) return MMEBM_OK;
     cuda_pack call = pack_call(plan, l);
-    return pack_both(plan, &call, node->packed_forward, node->packed_backward);
+    return pack_both(plan, &call, node);
 }
 
 mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weights)

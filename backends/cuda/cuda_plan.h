@@ -39,8 +39,9 @@ struct cuda_node {
                        run at the low resolution (cuda_geometry), by the two below */
     cuda_geometry phased_forward, phased_backward;
     int32_t in_channels, out_channels;
+    int32_t factors, factors_back; /* enum cuda_factors: of the layer and of its source's gradient */
     void *packed_forward, *packed_backward; /* weights */
-    cuda_tensor packed_source;              /* aligned bf16 copy of the source; data NULL = not needed */
+    cuda_tensor packed_source;              /* an aligned copy of the source, or of all; data NULL = not needed */
     /* of other layers: gradients by their inputs on their way to them */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */

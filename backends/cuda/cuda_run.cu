@@ -115,8 +115,7 @@ static cuda_operand readable_source(const cuda_pass *pass, int32_t product)
 static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
     product->partials = pass->plan->partials[pass->fork->now];
-    return pass->plan->type == TYPE_BF16 ? mmebm__cuda_product_bf16(device_of(pass), product)
-                                         : mmebm__cuda_product_f32(device_of(pass), product, pass->plan->tf32);
+    return mmebm__cuda_product(device_of(pass), product);
 }
 
 static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
@@ -129,6 +128,7 @@ static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
     }
     const cuda_operand source = readable_source(pass, l);
     cuda_product product = {};
+    product.factors = node->factors;
     product.geometry = node->phases == CUDA_WHOLE ? node->forward : node->phased_forward;
     product.source = source.tensor;
     product.shrink = node->phases == CUDA_DOUBLED ? 1 : source.shrink; /* the low resolution's own pixels */
@@ -172,6 +172,7 @@ static cuda_product merged_product(const cuda_pass *pass, int32_t l, int backwar
 {
     const cuda_node *node = &pass->plan->nodes[l];
     cuda_product product = {};
+    product.factors = backward ? node->factors_back : node->factors;
     product.geometry = backward ? node->backward : node->forward;
     product.source = node->packed_source;
     product.shrink = 1;
@@ -388,12 +389,12 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
 
 /* A gradient in the shape of layer l where a product's kernels can read it: as it lies, in halved coordinates if it may
  * be so, or as a copy. */
-static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t shrink, cuda_operand *gradient)
+static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t factors, int32_t shrink,
+                                      cuda_operand *gradient)
 {
     const mmebm_plan *plan = pass->plan;
-    const int halves = gradient->window == 1 && gradient->shrink <= shrink && gradient->tensor.data;
-    if (halves && (plan->type == TYPE_F32 || mmebm__cuda_product_reads(&gradient->tensor, gradient->shrink)))
-        return MMEBM_OK;
+    const int halves = gradient->window == 1 && gradient->shrink <= shrink;
+    if (halves && mmebm__cuda_product_reads(factors, gradient)) return MMEBM_OK;
     cuda_tensor copy = layer_shape(&pass->graph->layers[l], plan->nodes[l].shrink);
     copy.data = plan->gradient_copy[pass->fork->now];
     copy.type = plan->type;
@@ -415,7 +416,7 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
 {
     const mmebm_layer *layer = &pass->graph->layers[l];
     const cuda_node *node = &pass->plan->nodes[l];
-    if (node->merged) { /* the forward pass copied all sources side by side instead */
+    if (node->merged && node->packed_source.data) { /* the forward pass copied all sources side by side instead */
         const cuda_operand own = source_of(pass, l);
         CUDA_TRY(combine(pass, &node->packed_source, &own, NULL));
     }
@@ -448,6 +449,7 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
     const cuda_node *source = &pass->plan->nodes[from];
     const cuda_node *base = &pass->plan->nodes[source->base];
     cuda_product product = {};
+    product.factors = node->factors_back;
     product.geometry = node->phases == CUDA_WHOLE ? node->backward : node->phased_backward;
     product.source = gradient->tensor;
     product.shrink = node->phases == CUDA_WHOLE ? gradient->shrink : 1;
@@ -491,12 +493,12 @@ static mmebm_status product_backward(const cuda_pass *pass, int32_t l, cuda_oper
     const int32_t from = layer_input(pass->graph, l, 0);
     if (!pass->plan->wanted[l]) return MMEBM_OK;
     /* phases read the gradient at the resolution of the result that is stored */
-    if (node->phases != CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, node->tail, 1, &gradient));
+    if (node->phases != CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, node->tail, node->factors_back, 1, &gradient));
     if (node->pooled) {
         gradient.shrink *= 2;
         gradient.scale *= 0.25f;
     }
-    if (node->phases == CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, l, 2, &gradient));
+    if (node->phases == CUDA_WHOLE) CUDA_TRY(readable_gradient(pass, l, node->factors_back, 2, &gradient));
     if (pass->run->weight_gradient) CUDA_TRY(product_weight_gradients(pass, l, &gradient));
     return pass->plan->wanted[from] && !node->merged ? product_input_gradient(pass, l, &gradient) : MMEBM_OK;
 }
@@ -511,7 +513,7 @@ static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_opera
     for (int32_t k = 0; k < images.count; ++k)
         any |= pass->plan->wanted[layer_input(graph, layer_input(graph, l, (uint32_t)k), 0)];
     if (!any) return MMEBM_OK;
-    CUDA_TRY(readable_gradient(pass, l, 2, &gradient));
+    CUDA_TRY(readable_gradient(pass, l, pass->plan->nodes[l].factors_back, 2, &gradient));
     cuda_product product = merged_product(pass, l, 1);
     product.source = gradient.tensor;
     product.shrink = gradient.shrink;

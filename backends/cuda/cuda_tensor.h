@@ -42,7 +42,7 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
  * goes back; parts whose data is NULL are left out. Parts are f32. */
 enum { MAX_PARTS_SIDE_BY_SIDE = 16, MAX_CHANNELS_SIDE_BY_SIDE = 64 /* of all; then zeros cost too much */ };
 struct cuda_side_by_side {
-    cuda_tensor packed; /* gather: bf16; split: f32 */
+    cuda_tensor packed; /* split: f32 */
     int64_t rows;
     int32_t count;
     cuda_tensor parts[MAX_PARTS_SIDE_BY_SIDE];
@@ -88,7 +88,17 @@ struct cuda_epilogue {
     float activated_slope;
 };
 
+/* What a product multiplies, and with it the kernel and the layout of packed weights. */
+enum cuda_factors {
+    FACTORS_BF16,     /* bf16, on tensor cores */
+    FACTORS_TF32,     /* f32 rounded to tf32, on sm_90a's tensor cores (mmebm__cuda_engine_suits) */
+    FACTORS_SPLIT,    /* f32 as the sum of two tf32 numbers, there too: three products for each, to f32's precision */
+    FACTORS_ANY_TF32, /* f32 rounded to tf32, any shape */
+    FACTORS_ANY_F32   /* f32, any shape, by the ordinary units */
+};
+
 struct cuda_product {
+    int32_t factors;
     cuda_geometry geometry;
     cuda_tensor source; /* its memory is geometry.in / shrink pixels */
     int32_t shrink;
@@ -100,29 +110,30 @@ struct cuda_product {
 };
 /* Long sums over one tap (large linear layers) are made in parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels);
-mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
-/* tf32: factors are rounded to tf32 */
-mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product, int tf32);
-/* Whether the tensor cores can read a tensor as a source. */
-int mmebm__cuda_product_reads(const cuda_tensor *tensor, int shrink);
+mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product);
+/* Whether a product of a shape can be made by FACTORS_TF32 or FACTORS_SPLIT, of a source at multiples of 16 bytes. */
+int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
+                             int32_t source_channels, int32_t out_channels);
+/* Whether a product can read an operand as its source. */
+int mmebm__cuda_product_reads(int32_t factors, const cuda_operand *operand);
 
-/* Packed weights of a product. bf16: [chunk of 64 source channels][tap][padded result channel][64, in the order of
- * chunk_place]; f32: [tap][source channel][padded result channel]; zero where padded. `weights` is the graph's tensor:
+/* Packed weights of a product, zero where padded. FACTORS_ANY_*: [tap][source channel][padded result channel]; others:
+ * [chunk of source channels][tap][padded result channel][128 bytes of channels, in the order of chunk_place], and with
+ * FACTORS_SPLIT two such lines, [high and low part], before the result channels. `weights` is the graph's tensor:
  * [first][tap][second], and the first axis is the result's channels (result_first) or the source's. */
 struct cuda_pack {
+    int32_t factors;
     const float *weights;
     void *packed;
     int32_t taps, source_channels, out_channels; /* of the tensor; the packed ones are padded */
     int32_t result_first;
-    int32_t phases;        /* CUDA_WHOLE, or bf16 with 3 x 3 taps: [phase] comes first and taps are 2 x 2 */
-    /* bf16 only: the tensor's place among the packed channels; places that no tensor has stay zero */
+    int32_t phases;        /* CUDA_WHOLE, or with 3 x 3 taps: [phase] comes first and taps are 2 x 2 */
+    /* not FACTORS_ANY_*: the tensor's place among the packed channels; places that no tensor has stay zero */
     int32_t source_first, out_first, all_source_channels, all_out_channels;
 };
 /* bytes */
-size_t mmebm__cuda_packed_size_bf16(int32_t taps, int32_t source_channels, int32_t out_channels);
-size_t mmebm__cuda_packed_size_f32(int32_t taps, int32_t source_channels, int32_t out_channels);
-mmebm_status mmebm__cuda_pack_bf16(const mmebm_device *device, const cuda_pack *pack);
-mmebm_status mmebm__cuda_pack_f32(const mmebm_device *device, const cuda_pack *pack);
+size_t mmebm__cuda_packed_size(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels);
+mmebm_status mmebm__cuda_pack(const mmebm_device *device, const cuda_pack *pack);
 
 /* gradient[small channel][tap][large channel] += scale * sum over rows and small pixels of small * large, where
  * geometry (a convolution's) says which large pixel meets a small one. Rows are summed in parts of fixed size into
