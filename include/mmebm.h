@@ -675,8 +675,9 @@ MMEBM_API void mmebm_trainer_destroy(mmebm_trainer **trainer);
  * after guard_tries in a row without a new snapshot it returns MMEBM_E_DIVERGED with the model at that snapshot.
  * Data in host memory that is not finite is refused with MMEBM_E_ARGUMENT before anything changes; in device memory it
  * makes the step bad.
- * Backend "cuda" returns when the step is queued. Its results and the guard's verdict are fetched by the next call
- * that needs them, _step, _diagnostic, _copy_average or _save, and that call returns the step's failure, if it failed.
+ * Backend "cuda" returns when the step is queued, while the one before it may still be under way. Results and the
+ * guard's verdict are fetched by the next call of _diagnostic, _copy_average or _save, or by the next _step but one,
+ * and that call returns the step's failure, if it failed; a step that began from a bad one's weights is undone with it.
  * Weights that are read or written through the model before may be those of a step that is then undone. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_trainer_step(mmebm_trainer *trainer, const mmebm_view *x);
 

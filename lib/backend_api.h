@@ -7,8 +7,8 @@
  * Rules
  * - `float *` arguments are device addresses from buffer_create (plus offsets); the core never reads through them.
  *   Arrays of pointers, structs and sizes are host memory and are read before the call returns.
- * - Calls are ordered on one queue per device. They may return before their work is done (MMEBM_BACKEND_ASYNCHRONOUS);
- *   download and synchronize wait. upload has taken the source's bytes when it returns.
+ * - Calls are ordered on one queue per device. They may return before their work is done; download, receive and
+ *   synchronize wait. upload has taken the source's bytes when it returns.
  * - Arguments were checked by the core: rows >= 1, rows <= capacity, pointers valid, no overlap unless said.
  * - Nothing is allocated by plan_run, by any vector operation or between sequence_create and sequence_destroy.
  * - Values that change between runs of one chain or training step (seeds, chain numbers, rates, step sizes) are read
@@ -41,6 +41,7 @@ typedef struct mmebm_host {
 typedef struct mmebm_device mmebm_device; /* each backend's own */
 typedef struct mmebm_plan mmebm_plan;
 typedef struct mmebm_sequence mmebm_sequence;
+typedef struct mmebm_mailbox mmebm_mailbox;
 
 /* What a context wants of a device. */
 typedef struct mmebm_device_spec {
@@ -55,8 +56,7 @@ typedef struct mmebm_device_spec {
 enum {
     MMEBM_BACKEND_NUMBERED = 1,     /* there may be several devices, which have numbers from 0 on */
     MMEBM_BACKEND_STREAM = 2,       /* can work on a queue of the caller's */
-    MMEBM_BACKEND_DEVICE_VIEWS = 4, /* callers can hold device memory, which copy reads and writes */
-    MMEBM_BACKEND_ASYNCHRONOUS = 8  /* work goes on after calls have returned */
+    MMEBM_BACKEND_DEVICE_VIEWS = 4 /* callers can hold device memory, which copy reads and writes */
 };
 
 /* ---- plans */
@@ -254,6 +254,14 @@ typedef struct mmebm_backend_ops {
     mmebm_status (*adam)(mmebm_device *device, const mmebm_adam_step *step);
     mmebm_status (*spectral_update)(mmebm_device *device, const mmebm_spectral *spectral);
     mmebm_status (*spectral_gradient)(mmebm_device *device, const mmebm_spectral *spectral);
+
+    /* Optional, all or none, of a backend whose work goes on after calls have returned. A mailbox holds `bytes` bytes:
+     * post queues a copy of device memory to it, receive waits for that, but not for what was queued later, and takes
+     * them. The mailbox of a device goes before the device. */
+    mmebm_status (*mailbox_create)(mmebm_device *device, size_t bytes, mmebm_mailbox **mailbox);
+    mmebm_status (*mailbox_post)(mmebm_mailbox *mailbox, const void *source);
+    mmebm_status (*mailbox_receive)(mmebm_mailbox *mailbox, void *target);
+    void (*mailbox_destroy)(mmebm_mailbox *mailbox);
 
     /* Optional, all or none: calls that do not wait for each other. After branch_fork, which follows all that was
      * queued, calls go to branch 0, or to branch k < MMEBM_BRANCHES after branch_enter; after branch_join they follow

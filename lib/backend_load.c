@@ -51,11 +51,11 @@ static mmebm_status module_path(mmebm_context *context, const char *name, const 
     return MMEBM_OK;
 }
 
-/* Entries lie between device_open and branch_fork, the first optional one. */
+/* Entries lie between device_open and mailbox_create, the first optional one. */
 static int has_all_entries(const mmebm_backend_ops *ops)
 {
     typedef void (*entry)(void);
-    for (size_t at = offsetof(mmebm_backend_ops, device_open); at < offsetof(mmebm_backend_ops, branch_fork);
+    for (size_t at = offsetof(mmebm_backend_ops, device_open); at < offsetof(mmebm_backend_ops, mailbox_create);
          at += sizeof(entry)) {
         entry function;
         memcpy(&function, (const char *)ops + at, sizeof function);

@@ -413,7 +413,7 @@ static double schedule_factor(const mmebm_trainer *t)
 {
     const mmebm_trainer_options *options = &t->options;
     if (!options->schedule_steps) return 1.0;
-    const double share = fmin(1.0, (double)t->counters.step / options->schedule_steps);
+    const double share = fmin(1.0, (double)(t->counters.step + t->pending) / options->schedule_steps);
     return options->schedule_end + (1.0 - options->schedule_end) * 0.5 * (1.0 + cos(3.14159265358979323846 * share));
 }
 
@@ -430,7 +430,7 @@ static uint64_t key_of_draw(uint64_t seed, uint64_t draw)
 static mmebm_status upload_control(mmebm_trainer *t)
 {
     const mmebm_backend_ops *ops = t->context->ops;
-    const double updates = (double)(t->counters.updates + 1);
+    const double updates = (double)(t->counters.updates + t->pending + 1);
     const double factor = schedule_factor(t) * t->counters.rate_factor;
     float control[3 * MMEBM_PART_COUNT + 1];
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) {
@@ -487,22 +487,57 @@ static mmebm_status check_batch(mmebm_trainer *t, const mmebm_view *x)
     return MMEBM_OK;
 }
 
-mmebm_status mmebm__trainer_collect(mmebm_trainer *t)
+/* ---- steps on their way */
+
+/* The results of the step just queued. */
+static mmebm_status post_results(mmebm_trainer *t)
 {
-    if (!t->pending) return MMEBM_OK;
-    t->pending = 0;
+    mmebm_mailbox *mail = t->mail[(t->oldest_mail + t->pending) % MMEBM_STEPS_UNDER_WAY];
+    if (mail) MMEBM_TRY(t->context->ops->mailbox_post(mail, t->results));
+    ++t->pending;
+    return MMEBM_OK;
+}
+
+/* Of the oldest step that is on its way. Steps after a bad one began from its weights: they are dropped with it. */
+static mmebm_status collect_one(mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    mmebm_mailbox *mail = t->mail[t->oldest_mail];
+    const uint32_t later = t->pending - 1;
     float results[MMEBM_DIAGNOSTIC_DEVICE_COUNT];
-    MMEBM_TRY(t->context->ops->download(t->context->device, results, t->results, sizeof results));
+    t->pending = 0;
+    t->oldest_mail = (t->oldest_mail + 1) % MMEBM_STEPS_UNDER_WAY;
+    if (mail)
+        MMEBM_TRY(ops->mailbox_receive(mail, results));
+    else
+        MMEBM_TRY(ops->download(t->context->device, results, t->results, sizeof results));
     for (uint32_t i = 0; i < MMEBM_DIAGNOSTIC_DEVICE_COUNT; ++i)
         t->diagnostics[i] = results[i];
     ++t->counters.step;
     ++t->counters.updates;
     mmebm__diagnostics_complete(t);
-    return mmebm__guard_watch(t);
+    int good;
+    MMEBM_TRY(mmebm__guard_watch(t, &good));
+    if (good) t->pending = later;
+    return MMEBM_OK;
 }
 
-/* Nothing here waits for the device but the collection of the step before, whose verdict decides about rates and noise
- * of this one; the new batch is on its way meanwhile, behind the last reader of the old one. */
+mmebm_status mmebm__trainer_collect(mmebm_trainer *t)
+{
+    while (t->pending) MMEBM_TRY(collect_one(t));
+    return MMEBM_OK;
+}
+
+/* Makes room for a step. One may be under way, so that the device need not wait for the host's work on the next, unless
+ * the guard may take a snapshot after it. */
+static mmebm_status collect_for_step(mmebm_trainer *t)
+{
+    const uint32_t interval = t->options.guard_interval;
+    while (t->pending == MMEBM_STEPS_UNDER_WAY) MMEBM_TRY(collect_one(t));
+    return interval && t->counters.since_snapshot + t->pending >= interval ? mmebm__trainer_collect(t) : MMEBM_OK;
+}
+
+/* The new batch is on its way while the host does the rest, behind the last reader of the old one. */
 mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
 {
     if (!t) return MMEBM_E_ARGUMENT;
@@ -510,13 +545,13 @@ mmebm_status mmebm_trainer_step(mmebm_trainer *t, const mmebm_view *x)
     MMEBM_TRY(check_batch(t, x));
     for (uint32_t i = 0; i < t->model->options.n_modalities; ++i)
         MMEBM_TRY(mmebm__view_upload(t->context, mmebm__view_at(x, i), 0, t->options.batch, t->data[i]));
-    MMEBM_TRY(mmebm__trainer_collect(t));
+    MMEBM_TRY(collect_for_step(t));
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
         MMEBM_TRY(mmebm__optimiser_sync(&t->optimisers[p]));
     if (t->options.guard_interval && !t->counters.valid_snapshots) MMEBM_TRY(mmebm__guard_snapshot(t));
     MMEBM_TRY(upload_control(t));
     ++t->counters.draws;
     MMEBM_TRY(run_device_step(t));
-    t->pending = 1;
-    return t->context->ops->capabilities & MMEBM_BACKEND_ASYNCHRONOUS ? MMEBM_OK : mmebm__trainer_collect(t);
+    MMEBM_TRY(post_results(t));
+    return t->mail[0] ? MMEBM_OK : mmebm__trainer_collect(t);
 }

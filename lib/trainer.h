@@ -81,6 +81,8 @@ typedef struct mmebm_optimiser {
     float *snapshot[2]; /* copies of block, NULL without guard */
 } mmebm_optimiser;
 
+enum { MMEBM_STEPS_UNDER_WAY = 2 };
+
 struct mmebm_trainer {
     mmebm_context *context;
     mmebm_model *model; /* retained */
@@ -91,7 +93,10 @@ struct mmebm_trainer {
     mmebm_graph posterior_graph;
     mmebm_weighted_plan energy_plan, generator_plan, posterior_plan, inference_plan;
     mmebm_sequence_cache sequences; /* of whole steps */
-    int pending; /* a step is queued whose results were not fetched */
+    /* Steps that are queued and whose results were not fetched: on a backend with mailboxes, up to as many as these. */
+    uint32_t pending;
+    uint32_t oldest_mail; /* number of the first one's; the others follow, in turns */
+    mmebm_mailbox *mail[MMEBM_STEPS_UNDER_WAY];
     uint32_t experts; /* z chains a tuple: M or 1 */
     /* device memory, sizes in trainer.c */
     float *data[MMEBM_MAX_MODALITIES], *positive[MMEBM_MAX_MODALITIES]; /* positive == data without data_noise */
@@ -126,8 +131,8 @@ mmebm_status mmebm__trainer_restored(mmebm_trainer *trainer);
 
 /* ---- between the trainer's files */
 
-/* Fetches the results of a step that is still on the device, if there is one: diagnostics, counters, the guard's
- * verdict. Every call that reads what a step leaves on the host starts with it. */
+/* Fetches the results of all steps that are still on the device: diagnostics, counters, the guard's verdict. Every call
+ * that reads what a step leaves on the host starts with it. */
 mmebm_status mmebm__trainer_collect(mmebm_trainer *trainer);
 
 typedef struct mmebm_optimiser_spec {
@@ -150,7 +155,7 @@ mmebm_status mmebm__optimiser_step(mmebm_optimiser *optimiser, const float *cont
 mmebm_status mmebm__optimiser_publish(mmebm_optimiser *optimiser);
 
 /* After a step: a bad one is undone, a good one counted; every guard_interval good ones make a snapshot. */
-mmebm_status mmebm__guard_watch(mmebm_trainer *trainer);
+mmebm_status mmebm__guard_watch(mmebm_trainer *trainer, int *good);
 mmebm_status mmebm__guard_snapshot(mmebm_trainer *trainer);
 
 /* Fills the host part of diagnostics from the device part. */

@@ -91,10 +91,11 @@ static mmebm_status roll_back(mmebm_trainer *t, int bad)
                        (unsigned long long)t->counters.step);
 }
 
-mmebm_status mmebm__guard_watch(mmebm_trainer *t)
+mmebm_status mmebm__guard_watch(mmebm_trainer *t, int *good)
 {
     const int bad = bad_diagnostic(t);
-    if (bad < 0) {
+    *good = bad < 0;
+    if (*good) {
         const double value = t->diagnostics[MMEBM_DIAGNOSTIC_RECONSTRUCTION];
         double *mean = &t->counters.reconstruction_mean;
         *mean = *mean > 0.0 ? 0.99 * *mean + 0.01 * value : value;

@@ -127,6 +127,8 @@ void mmebm_trainer_destroy(mmebm_trainer **handle)
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
         mmebm__optimiser_close(&t->optimisers[p]);
     mmebm__sequence_close(context, &t->sequences);
+    for (uint32_t k = 0; k < MMEBM_STEPS_UNDER_WAY; ++k)
+        if (t->mail[k]) context->ops->mailbox_destroy(t->mail[k]);
     mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan};
     for (size_t i = 0; i < sizeof plans / sizeof *plans; ++i)
         mmebm__plan_close(context, plans[i]);
@@ -177,6 +179,9 @@ mmebm_status mmebm_trainer_create(mmebm_model *model, const mmebm_trainer_option
     if (status == MMEBM_OK) status = open_plans(t);
     if (status == MMEBM_OK) status = open_optimisers(t);
     if (status == MMEBM_OK) status = mmebm__sequence_open(context, &t->sequences);
+    for (uint32_t k = 0; context->ops->mailbox_create && status == MMEBM_OK && k < MMEBM_STEPS_UNDER_WAY; ++k)
+        status = context->ops->mailbox_create(context->device, MMEBM_DIAGNOSTIC_DEVICE_COUNT * sizeof(float),
+                                              &t->mail[k]);
     if (status != MMEBM_OK) {
         mmebm_trainer_destroy(&t);
         return status;

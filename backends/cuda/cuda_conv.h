@@ -94,8 +94,8 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where finish_lanes suits. What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once in
- * the kernel: copies of it for every part of the tile would not fit the instruction cache. */
+/* Where finish_lanes suits. What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once
+ * in the kernel: copies of it for every part of the tile would not fit the instruction cache. */
 template <typename T, int BN, int ASKED, typename P, typename B>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
                                                   int32_t lines, int32_t n0, P pixel_of, B load_bias)

@@ -135,7 +135,8 @@ static __device__ __forceinline__ void multiply_tf32(const float *stage, float (
 #pragma unroll
         for (int i = 0; i < 2; ++i)
 #pragma unroll
-            for (int v = 0; v < 4; ++v) left[i][v] = __float_as_uint(to_tf32(a[(i * 16 + v % 2 * 8) * PITCH_A + k + v / 2 * 4]));
+            for (int v = 0; v < 4; ++v)
+                left[i][v] = __float_as_uint(to_tf32(a[(i * 16 + v % 2 * 8) * PITCH_A + k + v / 2 * 4]));
 #pragma unroll
         for (int j = 0; j < BLOCK_N / 8; ++j) {
             const uint32_t low = __float_as_uint(to_tf32(b[k * PITCH_B + j * 8]));
@@ -258,5 +259,6 @@ mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_prod
     const dim3 grid((unsigned)((plan.pixels + BLOCK_M - 1) / BLOCK_M), (unsigned)(plan.padded / BLOCK_N));
     static void (*const kernels[2][2])(f32_plan) = {{product_f32_kernel<false, false>, product_f32_kernel<false, true>},
                                                     {product_f32_kernel<true, false>, product_f32_kernel<true, true>}};
-    return mmebm__cuda_launch(device, "convolution in f32", kernels[fours][product->factors == FACTORS_ANY_TF32], grid, THREADS, 0, plan);
+    const int tf32 = product->factors == FACTORS_ANY_TF32;
+    return mmebm__cuda_launch(device, "convolution in f32", kernels[fours][tf32], grid, THREADS, 0, plan);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps, of bf16 or f32
- * numbers.
+ * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps, of bf16 or
+ * f32 numbers.
  *
  * Pixels are numbered as if every image had a line of zeros above it and a pixel of zeros before each of its lines,
  * (height + 1) (width + 1) an image; where a line or an image ends, those of the next one serve. The copy engine makes
@@ -15,10 +15,10 @@
  * for patches and weights, ahead of their use and across tiles. Weights are resident, copied once, where they fit, or
  * stream, a slice of 128 bytes for each (chunk, tap).
  *
- * Under FACTORS_SPLIT every number is the sum of two of tf32, high and low. Of the patch, some warps more make the two; of
- * weights the packing did. What is summed is high high + high low + low high; low low is below f32's precision. The tensor
- * cores drop what does not fit the sum, always toward zero, so that no more than a line of taps is added up there and the
- * rest by ordinary additions.
+ * Under FACTORS_SPLIT every number is the sum of two of tf32, high and low. Of the patch, some warps more make the two;
+ * of weights the packing did. What is summed is high high + high low + low high; low low is below f32's precision. The
+ * tensor cores drop what does not fit the sum, always toward zero, so that no more than a line of taps is added up
+ * there and the rest by ordinary additions.
  */
 #include <cuda.h>
 #include <type_traits>

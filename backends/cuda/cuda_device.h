@@ -2,14 +2,14 @@
  *
  * What all files of the CUDA backend share: the device with its one stream, the scope that keeps the caller's current
  * device, error sentences with CUDA's text, and the entries of the table.
- *   cuda_backend.cu  the table                     cuda_plan.cu      plans: fusion, buffers, weights
- *   cuda_device.cu   device, memory, sequences     cuda_run.cu       plans: one run forward and backward
- *   cuda_transfer.cu uploads, downloads
- *   cuda_vector.cu   sums, optimiser, spectral     cuda_layers.cu    layers without weights
- *   cuda_noise.cu    noise, chains (no contraction)  cuda_conv.cu    bf16 convolutions on tensor cores
- *   cuda_mixture.cu  experts                       cuda_conv_tma.cu  the same on sm_90a by the copy engine
- *   cuda_lanes.cu    streams side by side          cuda_conv_f32.cu  f32 convolutions
- *                                                  cuda_gradient.cu  weight gradients
+ *   cuda_backend.cu   the table                       cuda_plan.cu      plans: fusion, buffers, weights
+ *   cuda_device.cu    device, memory, sequences       cuda_run.cu       plans: one run forward and backward
+ *   cuda_transfer.cu  uploads, downloads, mailboxes   cuda_pack.cu      weights as the products read them
+ *   cuda_vector.cu    sums, optimiser, spectral       cuda_conv.cu      bf16 convolutions of any shape
+ *   cuda_noise.cu     noise, chains (no contraction)  cuda_conv_f32.cu  f32 convolutions of any shape
+ *   cuda_mixture.cu   experts                         cuda_conv_tma.cu  most of both on sm_90a, by the copy engine
+ *   cuda_lanes.cu     streams side by side            cuda_gradient.cu  weight gradients
+ *                                                     cuda_layers.cu    layers without weights
  */
 #ifndef MMEBM_CUDA_DEVICE_H
 #define MMEBM_CUDA_DEVICE_H
@@ -99,6 +99,10 @@ mmebm_status mmebm__cuda_upload(mmebm_device *device, void *target, const void *
 mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes);
 mmebm_status mmebm__cuda_synchronize(mmebm_device *device);
+mmebm_status mmebm__cuda_mailbox_create(mmebm_device *device, size_t bytes, mmebm_mailbox **mailbox);
+mmebm_status mmebm__cuda_mailbox_post(mmebm_mailbox *mailbox, const void *source);
+mmebm_status mmebm__cuda_mailbox_receive(mmebm_mailbox *mailbox, void *target);
+void mmebm__cuda_mailbox_destroy(mmebm_mailbox *mailbox);
 mmebm_status mmebm__cuda_branch_fork(mmebm_device *device, uint32_t branches);
 void mmebm__cuda_branch_enter(mmebm_device *device, uint32_t branch);
 mmebm_status mmebm__cuda_branch_join(mmebm_device *device);

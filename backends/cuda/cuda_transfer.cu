@@ -3,7 +3,7 @@
  * Bytes between host and device. The caller's memory is pageable: a copy from it would hold the caller up until the
  * device comes to it. So uploads go through a ring of pinned slots, filled one after another; a slot is taken again
  * when the copies that left it are done. An upload returns as soon as its bytes lie there. Small downloads land in
- * pinned memory too, which saves the driver's detour.
+ * pinned memory too, which saves the driver's detour, and so does what a mailbox receives.
  */
 #include <string.h>
 
@@ -99,5 +99,63 @@ mmebm_status mmebm__cuda_download(mmebm_device *device, void *target, const void
                                "download"));
     CUDA_TRY(mmebm__cuda_check(device, cudaStreamSynchronize(device->stream), "download"));
     if (small) memcpy(target, landing, bytes);
+    return MMEBM_OK;
+}
+
+/* ---- mailboxes */
+
+struct mmebm_mailbox {
+    mmebm_device *device;
+    size_t bytes;
+    void *content; /* pinned */
+    cudaEvent_t posted;
+};
+
+void mmebm__cuda_mailbox_destroy(mmebm_mailbox *mailbox)
+{
+    const cuda_scope scope(mailbox->device);
+    if (mailbox->posted) { /* a copy may be on its way */
+        cudaEventSynchronize(mailbox->posted);
+        cudaEventDestroy(mailbox->posted);
+    }
+    if (mailbox->content) cudaFreeHost(mailbox->content);
+    mailbox->device->host.release(mailbox->device->host.owner, mailbox, sizeof *mailbox);
+}
+
+mmebm_status mmebm__cuda_mailbox_create(mmebm_device *device, size_t bytes, mmebm_mailbox **mailbox)
+{
+    const cuda_scope scope(device);
+    const mmebm_host *host = &device->host;
+    mmebm_mailbox *made = static_cast<mmebm_mailbox *>(host->allocate(host->owner, sizeof *made, 64));
+    if (!made) return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a mailbox of %zu bytes", bytes);
+    *made = {device, bytes, NULL, NULL};
+    mmebm_status status =
+        mmebm__cuda_check(device, cudaHostAlloc(&made->content, bytes, cudaHostAllocDefault), "cudaHostAlloc");
+    if (status == MMEBM_OK)
+        status = mmebm__cuda_check(device, cudaEventCreateWithFlags(&made->posted, cudaEventDisableTiming),
+                                   "cudaEventCreate");
+    if (status != MMEBM_OK) {
+        mmebm__cuda_mailbox_destroy(made);
+        return status;
+    }
+    *mailbox = made;
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_mailbox_post(mmebm_mailbox *mailbox, const void *source)
+{
+    const mmebm_device *device = mailbox->device;
+    const cuda_scope scope(device);
+    CUDA_TRY(mmebm__cuda_check(device, cudaMemcpyAsync(mailbox->content, source, mailbox->bytes,
+                                                       cudaMemcpyDeviceToHost, device->stream),
+                               "post"));
+    return mmebm__cuda_check(device, cudaEventRecord(mailbox->posted, device->stream), "post");
+}
+
+mmebm_status mmebm__cuda_mailbox_receive(mmebm_mailbox *mailbox, void *target)
+{
+    const cuda_scope scope(mailbox->device);
+    CUDA_TRY(mmebm__cuda_check(mailbox->device, cudaEventSynchronize(mailbox->posted), "receive"));
+    memcpy(target, mailbox->content, mailbox->bytes);
     return MMEBM_OK;
 }

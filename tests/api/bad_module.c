@@ -6,6 +6,9 @@
  */
 #include "backend_api.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 enum { GOOD = 0, STALE = 1, REFUSES = 2, SHORT_TABLE = 3, OTHER_NAME = 4, EMPTY_ENTRY = 5, NO_DEVICE = 6, DEVICES = 7 };
 
 static mmebm_status open_nothing(const mmebm_host *host, const mmebm_device_spec *spec, mmebm_device **device)
@@ -20,11 +23,46 @@ static int32_t number_three(const mmebm_device *device)
     return 3;
 }
 
+/* A mailbox that is full as soon as it is posted to. */
+struct mmebm_mailbox {
+    size_t bytes;
+    unsigned char content[1024];
+};
+
+static mmebm_status mailbox_create(mmebm_device *device, size_t bytes, mmebm_mailbox **mailbox)
+{
+    (void)device;
+    *mailbox = bytes <= sizeof (*mailbox)->content ? calloc(1, sizeof **mailbox) : NULL;
+    if (!*mailbox) return MMEBM_E_MEMORY;
+    (*mailbox)->bytes = bytes;
+    return MMEBM_OK;
+}
+
+static mmebm_status mailbox_post(mmebm_mailbox *mailbox, const void *source)
+{
+    memcpy(mailbox->content, source, mailbox->bytes);
+    return MMEBM_OK;
+}
+
+static mmebm_status mailbox_receive(mmebm_mailbox *mailbox, void *target)
+{
+    memcpy(target, mailbox->content, mailbox->bytes);
+    return MMEBM_OK;
+}
+
+static void mailbox_destroy(mmebm_mailbox *mailbox)
+{
+    free(mailbox);
+}
+
 static void become_devices(mmebm_backend_ops *ops)
 {
-    ops->capabilities =
-        MMEBM_BACKEND_NUMBERED | MMEBM_BACKEND_STREAM | MMEBM_BACKEND_DEVICE_VIEWS | MMEBM_BACKEND_ASYNCHRONOUS;
+    ops->capabilities = MMEBM_BACKEND_NUMBERED | MMEBM_BACKEND_STREAM | MMEBM_BACKEND_DEVICE_VIEWS;
     ops->device_number = number_three;
+    ops->mailbox_create = mailbox_create;
+    ops->mailbox_post = mailbox_post;
+    ops->mailbox_receive = mailbox_receive;
+    ops->mailbox_destroy = mailbox_destroy;
 }
 
 __attribute__((visibility("default"))) const mmebm_backend_ops *ENTRY(uint32_t core_abi);
