@@ -94,26 +94,34 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where finish_lanes suits. What the epilogue reads is asked for ASKED vectors ahead of its use. This code stands once
- * in the kernel: copies of it for every part of the tile would not fit the instruction cache. */
-template <typename T, int BN, int ASKED, typename P, typename B>
+/* Where finish_lanes suits: a thread takes ASKED vectors at a time. What the epilogue reads for them is asked for while
+ * those before are finished, for the first before `wait_for_sums()` returns. This code stands once in the kernel:
+ * copies of it for every part of the tile would not fit the instruction cache. */
+template <typename T, int BN, int ASKED, typename P, typename B, typename W>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
-                                                  int32_t lines, int32_t n0, P pixel_of, B load_bias)
+                                                  int32_t lines, int32_t n0, P pixel_of, B load_bias, W wait_for_sums)
 {
-    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES;
+    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, STEP = 32 * ASKED;
     const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
+    epilogue_reads<T> next[ASKED];
+    int32_t next_q[ASKED];
 #pragma unroll 1
-    for (int32_t first = lane; first < items; first += 32 * ASKED) {
+    for (int32_t first = lane - STEP; first < items; first += STEP) {
         epilogue_reads<T> reads[ASKED];
         int32_t q[ASKED];
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
-            const int32_t item = first + 32 * u, n = n0 + item % NT * LANES;
-            q[u] = -1;
+            reads[u] = next[u], q[u] = next_q[u];
+            const int32_t item = first + STEP + 32 * u, n = n0 + item % NT * LANES;
+            next_q[u] = -1;
             if (item >= items || n >= product.out_channels) continue;
             const stored_pixel pixel = pixel_of(item / NT);
-            q[u] = pixel.at;
-            if (pixel.at >= 0) ask(product, pixel, n, &reads[u]);
+            next_q[u] = pixel.at;
+            if (pixel.at >= 0) ask(product, pixel, n, &next[u]);
+        }
+        if (first < 0) {
+            wait_for_sums();
+            continue;
         }
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
@@ -133,25 +141,23 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
     }
 }
 
-/* Anything else: a thread takes a pixel, or a channel of one if there are many. */
+/* Anything else: a thread takes a channel of a pixel. */
 template <int BN, typename P>
 static __device__ __forceinline__ void store_narrow(const cuda_product &product, const float *tile, int32_t lane,
                                                     int32_t lines, int32_t n0, P pixel_of)
 {
     constexpr int PITCH = tile_pitch<BN>();
     const int32_t shift = product.epilogue.window == 2 ? 2 : 0;
-    const int32_t channels = min((int32_t)BN, product.out_channels - n0), each = channels <= LANES ? channels : 1;
-    const int32_t columns = channels / each, items = (lines >> shift) * columns;
+    const uint32_t channels = (uint32_t)min((int32_t)BN, product.out_channels - n0);
+    const uint32_t items = (uint32_t)(lines >> shift) * channels;
 #pragma unroll 1
-    for (int32_t item = lane; item < items; item += 32) {
-        const int32_t column = item % columns, line = item / columns << shift;
-        const stored_pixel pixel = pixel_of(item / columns);
+    for (uint32_t item = (uint32_t)lane; item < items; item += 32) {
+        const int32_t r = (int32_t)(item / channels), n = (int32_t)(item % channels);
+        const stored_pixel pixel = pixel_of(r);
         if (pixel.at < 0) continue;
-        for (int32_t n = column; n < column + each; ++n) {
-            float v = 0.0f;
-            for (int32_t w = 0; w < 1 << shift; ++w) v += tile[(line + w) * PITCH + n];
-            finish_number(product, pixel, n0 + n, v);
-        }
+        float v = 0.0f;
+        for (int32_t w = 0; w < 1 << shift; ++w) v += tile[((r << shift) + w) * PITCH + n];
+        finish_number(product, pixel, n0 + n, v);
     }
 }
 

@@ -30,7 +30,7 @@ enum {
     MAX_STAGES = 16, /* of weights: slices if they stream, else those of a group of steps */
     FEWEST_STREAMED = 3,
     MOST_STREAMED = 6,
-    MAX_BUFFERS = 3, /* patches */
+    MAX_BUFFERS = 5, /* patches; two at least */
     MAX_WARPS = 8,   /* that multiply */
     SPLITTERS = 2,   /* warps, under FACTORS_SPLIT */
     UNIT = 16,       /* bytes that a descriptor counts */
@@ -374,7 +374,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     /* part: of the STORERS warps for the same pixels: those before and after the middle. */
     __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
     {
-        constexpr int LINES = 16 / STORERS, ASKED = BN < 64 || FACTORS != FACTORS_BF16 ? 1 : 2;
+        constexpr int LINES = 16 / STORERS, ASKED = BN < 128 || FACTORS != FACTORS_BF16 ? 1 : 2;
         const int32_t first = warp * 16 + part * LINES;
         const float *lines = turn + first * tile_pitch<BN>();
         stored_pixel *places = head->places[warp][part];
@@ -393,11 +393,14 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             if (lane < LINES) places[lane] = memory_of(place);
             next_pixel(&place);
             __syncwarp();
-            barrier_wait(shared_address(&head->sums_full[warp]), parity);
-            if (conv.wide)
-                store_wide<typename shape::number, BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias);
-            else
+            const auto wait_for_sums = [=] { barrier_wait(shared_address(&head->sums_full[warp]), parity); };
+            if (conv.wide) {
+                store_wide<typename shape::number, BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias,
+                                                              wait_for_sums);
+            } else {
+                wait_for_sums();
                 store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
+            }
             release(&head->sums_empty[warp]);
         }
     }
@@ -521,7 +524,8 @@ static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
     if (fewest > MAX_STAGES || fixed + fewest * stage > budget) return 0;
     const size_t fit = (budget - fixed) / stage;
     plan->stages = RESIDENT ? groups : fit < MOST_STREAMED ? (int32_t)fit : (int32_t)MOST_STREAMED;
-    plan->buffers = fixed + plan->stages * stage + patch <= budget ? 3 : 2;
+    const size_t more = (budget - fixed - plan->stages * stage) / patch, most = MAX_BUFFERS - 2;
+    plan->buffers = 2 + (int32_t)(more < most ? more : most);
     return fixed + (plan->buffers - 2) * patch + plan->stages * stage;
 }
 
