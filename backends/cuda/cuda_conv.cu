@@ -310,8 +310,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
         };
         if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4>(product, tile, lane, MB * 16, n0, pixel_of, load_bias,
-                                             [] {});
+            store_wide<__nv_bfloat16, BN, 4, false>(product, tile, lane, MB * 16, n0, pixel_of, load_bias, [] {});
         else
             store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);
     }

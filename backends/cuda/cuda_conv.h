@@ -94,32 +94,35 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where finish_lanes suits: a thread takes ASKED vectors at a time. What the epilogue reads for them is asked for while
- * those before are finished, for the first before `wait_for_sums()` returns. This code stands once in the kernel:
- * copies of it for every part of the tile would not fit the instruction cache. */
-template <typename T, int BN, int ASKED, typename P, typename B, typename W>
+/* Where finish_lanes suits: a thread takes ASKED vectors at a time and asks for what the epilogue reads for all of them
+ * before it finishes the first. If AHEAD, it does so while it finishes those before, and for the first before it waits
+ * for the sums, which the caller then has not: worth its instructions where there is much to finish. This code stands
+ * once in the kernel: copies of it for every part of the tile would not fit the instruction cache. */
+template <typename T, int BN, int ASKED, bool AHEAD, typename P, typename B, typename W>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
                                                   int32_t lines, int32_t n0, P pixel_of, B load_bias, W wait_for_sums)
 {
-    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, STEP = 32 * ASKED;
+    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, STEP = 32 * ASKED, LEAD = AHEAD ? STEP : 0;
     const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
     epilogue_reads<T> next[ASKED];
     int32_t next_q[ASKED];
 #pragma unroll 1
-    for (int32_t first = lane - STEP; first < items; first += STEP) {
+    for (int32_t first = lane - LEAD; first < items; first += STEP) {
         epilogue_reads<T> reads[ASKED];
         int32_t q[ASKED];
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
-            reads[u] = next[u], q[u] = next_q[u];
-            const int32_t item = first + STEP + 32 * u, n = n0 + item % NT * LANES;
-            next_q[u] = -1;
+            if (AHEAD) reads[u] = next[u], q[u] = next_q[u];
+            epilogue_reads<T> &asked = AHEAD ? next[u] : reads[u];
+            int32_t &asked_q = AHEAD ? next_q[u] : q[u];
+            const int32_t item = first + LEAD + 32 * u, n = n0 + item % NT * LANES;
+            asked_q = -1;
             if (item >= items || n >= product.out_channels) continue;
             const stored_pixel pixel = pixel_of(item / NT);
-            next_q[u] = pixel.at;
-            if (pixel.at >= 0) ask(product, pixel, n, &next[u]);
+            asked_q = pixel.at;
+            if (pixel.at >= 0) ask(product, pixel, n, &asked);
         }
-        if (first < 0) {
+        if (AHEAD && first < 0) {
             wait_for_sums();
             continue;
         }

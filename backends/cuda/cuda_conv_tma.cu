@@ -374,7 +374,8 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     /* part: of the STORERS warps for the same pixels: those before and after the middle. */
     __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
     {
-        constexpr int LINES = 16 / STORERS, ASKED = BN < 128 || FACTORS != FACTORS_BF16 ? 1 : 2;
+        constexpr int LINES = 16 / STORERS, ASKED = BN < 64 || FACTORS != FACTORS_BF16 ? 1 : 2;
+        constexpr bool AHEAD = BN == 128;
         const int32_t first = warp * 16 + part * LINES;
         const float *lines = turn + first * tile_pitch<BN>();
         stored_pixel *places = head->places[warp][part];
@@ -394,11 +395,12 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             next_pixel(&place);
             __syncwarp();
             const auto wait_for_sums = [=] { barrier_wait(shared_address(&head->sums_full[warp]), parity); };
+            if (!AHEAD) wait_for_sums();
             if (conv.wide) {
-                store_wide<typename shape::number, BN, ASKED>(product, lines, lane, LINES, n0, pixel_of, load_bias,
-                                                              wait_for_sums);
+                store_wide<typename shape::number, BN, ASKED, AHEAD>(product, lines, lane, LINES, n0, pixel_of,
+                                                                     load_bias, wait_for_sums);
             } else {
-                wait_for_sums();
+                if (AHEAD) wait_for_sums();
                 store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
             }
             release(&head->sums_empty[warp]);
