@@ -91,10 +91,11 @@ class Comparison:
         if not pairs:
             return None
         ours, peer = [a["ms"] for a, _ in pairs], [b["ms"] for _, b in pairs]
-        print("| %s%s | %s | %s | %s | %s | %.0f | %.0f |" % (
+        memory = "device_bytes" if self.args.backend == "cuda" else "process_bytes"
+        print("| %s%s | %s | %s | %s | %s | %.0f | %s |" % (
             chain, ", one core busy" if busy else "", precision, text_of(ours), text_of(peer),
             text_of([b / a for a, b in zip(ours, peer)]), statistics.median(a["gflops"] for a, _ in pairs),
-            pairs[-1][0]["peak_bytes"] / 2 ** 20), flush=True)
+            ", ".join("%.0f" % (side[memory] / 2 ** 20) for side in pairs[-1])), flush=True)
         return statistics.median(ours), statistics.median(peer)
 
     def table(self):
@@ -102,7 +103,7 @@ class Comparison:
         print("%s, %s, %d threads, batch %d, %d rounds\n" % (
             datetime.date.today(), processor(), a.threads, a.batch, a.rounds))
         columns = ["chain", "precision", "libmmebm, ms a step", "PyTorch, ms a step", "PyTorch / libmmebm", "GFLOP/s",
-                   "peak MiB"]
+                   "peak MiB of %s: ours, PyTorch's" % ("the device" if a.backend == "cuda" else "the process")]
         print("| %s |\n|%s" % (" | ".join(columns), " --- |" * len(columns)), flush=True)
         slower = []
         for chain in a.chains.split(","):

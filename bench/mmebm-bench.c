@@ -283,14 +283,16 @@ static void measure(bench *b, const measurement *m)
     } while (now() - begin < b->setting->seconds && rounds < MAX_ROUNDS);
     qsort(times, (size_t)rounds, sizeof times[0], by_size);
     const double median = times[rounds / 2];
-    uint64_t in_use, peak;
-    check(b, "memory", mmebm_context_memory(b->context, &in_use, &peak));
+    uint64_t peak, device_peak;
+    check(b, "memory", mmebm_context_memory(b->context, NULL, &peak));
+    check(b, "device_memory", mmebm_context_device_memory(b->context, NULL, &device_peak));
     printf("{\"chain\":\"%s\",\"backend\":\"%s\",\"device\":\"%s\",\"precision\":\"%s\",\"threads\":%u,\"batch\":%u,"
-           "\"ms\":%.4f,\"ms_min\":%.4f,\"ms_max\":%.4f,\"gflops\":%.1f,\"peak_bytes\":%llu,\"process_bytes\":%llu,"
-           "\"rounds\":%d}\n",
+           "\"ms\":%.4f,\"ms_min\":%.4f,\"ms_max\":%.4f,\"gflops\":%.1f,\"peak_bytes\":%llu,\"device_bytes\":%llu,"
+           "\"process_bytes\":%llu,\"rounds\":%d}\n",
            m->name, mmebm_context_backend(b->context), mmebm_context_device(b->context), b->setting->precision,
            b->setting->threads, b->setting->batch, median, times[0], times[rounds - 1],
-           m->flops(b) / median * 1e-6, (unsigned long long)peak, (unsigned long long)process_peak(), rounds);
+           m->flops(b) / median * 1e-6, (unsigned long long)peak, (unsigned long long)device_peak,
+           (unsigned long long)process_peak(), rounds);
 }
 
 /* What a small program does from start to end: load a model, draw tuples, revise them. Timed from outside. */

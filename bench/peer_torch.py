@@ -255,10 +255,9 @@ def measure(call, args):
     return times
 
 
-def peak_bytes(args):
-    if args.device == "cuda":
-        return torch.cuda.max_memory_reserved()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peaks(args):
+    return dict(device_bytes=torch.cuda.max_memory_reserved() if args.device == "cuda" else 0,
+                process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def read_arguments():
@@ -283,7 +282,7 @@ def main():
     print(json.dumps(dict(
         chain=args.chain, backend="torch", device="torch " + torch.__version__, precision=args.precision,
         threads=args.threads, batch=args.batch, ms=round(statistics.median(times), 4), ms_min=round(min(times), 4),
-        ms_max=round(max(times), 4), rounds=len(times), process_bytes=peak_bytes(args))))
+        ms_max=round(max(times), 4), rounds=len(times), **peaks(args))))
 
 
 if __name__ == "__main__":

@@ -149,9 +149,14 @@ MMEBM_API const char *mmebm_last_error(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_backend(const mmebm_context *context);
 MMEBM_API const char *mmebm_context_device(const mmebm_context *context);
 
-/* Bytes that the context and everything made from it hold now, and the most they ever held. Either may be NULL. */
+/* Bytes of host memory that the context and everything made from it hold now, and the most they ever held. Either may
+ * be NULL. MMEBM_E_ARGUMENT without a context. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use,
                                                           uint64_t *peak);
+/* The same of memory on the backend's device, 0 where that is host memory. What the driver keeps for itself (kernels,
+ * recorded graphs) is not in it. */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_context_device_memory(const mmebm_context *context, uint64_t *in_use,
+                                                                uint64_t *peak);
 
 /* How networks multiply. TF32 (f32 with products of 10-bit mantissas) is cuda's; other backends answer
  * MMEBM_E_UNSUPPORTED. */

@@ -36,6 +36,7 @@ typedef struct mmebm_host {
     void (*release)(void *owner, void *memory, size_t size);
     mmebm_status (*fail)(void *owner, mmebm_status status, const char *format, ...);
     void (*log)(void *owner, int32_t level, const char *format, ...);
+    void (*count_device)(void *owner, int64_t bytes); /* of a device's own memory, taken or (negative) given back */
 } mmebm_host;
 
 typedef struct mmebm_device mmebm_device; /* each backend's own */

@@ -103,6 +103,12 @@ static void default_release(void *user, void *memory, size_t size)
     free(whole);
 }
 
+static void count(mmebm_tally *tally, int64_t bytes)
+{
+    tally->in_use += (uint64_t)bytes;
+    if (tally->in_use > tally->peak) tally->peak = tally->in_use;
+}
+
 /* Zero-filled. Hooks never see size 0, whose meaning differs between allocators. */
 static void *allocate_counted(mmebm_context *context, size_t size, size_t alignment)
 {
@@ -110,8 +116,7 @@ static void *allocate_counted(mmebm_context *context, size_t size, size_t alignm
     void *memory = context->allocate(context->allocator_user, bytes, alignment);
     if (!memory) return NULL;
     if (context->allocate != default_allocate) memset(memory, 0, bytes);
-    context->in_use += bytes;
-    if (context->in_use > context->peak) context->peak = context->in_use;
+    count(&context->memory, (int64_t)bytes);
     return memory;
 }
 
@@ -119,7 +124,7 @@ static void release_counted(mmebm_context *context, void *memory, size_t size)
 {
     if (!memory) return;
     const size_t bytes = size ? size : 1;
-    context->in_use -= bytes;
+    count(&context->memory, -(int64_t)bytes);
     context->release(context->allocator_user, memory, bytes);
 }
 
@@ -128,7 +133,7 @@ void *mmebm__allocate(mmebm_context *context, size_t size)
     void *memory = allocate_counted(context, size, MEMORY_ALIGNMENT);
     if (memory) return memory;
     mmebm__fail(context, MMEBM_E_MEMORY, "%zu bytes of memory could not be had; %llu bytes are in use", size,
-                (unsigned long long)context->in_use);
+                (unsigned long long)context->memory.in_use);
     return NULL;
 }
 
@@ -182,6 +187,12 @@ static void *host_allocate(void *owner, size_t size, size_t alignment)
 static void host_release(void *owner, void *memory, size_t size)
 {
     release_counted(owner, memory, size);
+}
+
+static void host_count_device(void *owner, int64_t bytes)
+{
+    mmebm_context *context = owner;
+    count(&context->device_memory, bytes);
 }
 
 static mmebm_status host_fail(void *owner, mmebm_status status, const char *format, ...)
@@ -247,6 +258,7 @@ static mmebm_status create_from_draft(mmebm_context *draft, const mmebm_context_
                                  .allocate = host_allocate,
                                  .release = host_release,
                                  .fail = host_fail,
+                                 .count_device = host_count_device,
                                  .log = host_log};
     const mmebm_status status = mmebm__backend_open(context, &options);
     if (status != MMEBM_OK) {
@@ -306,12 +318,21 @@ const char *mmebm_context_device(const mmebm_context *context)
     return context ? context->ops->device_describe(context->device) : "";
 }
 
+static mmebm_status read_tally(const mmebm_tally *tally, uint64_t *in_use, uint64_t *peak)
+{
+    if (in_use) *in_use = tally->in_use;
+    if (peak) *peak = tally->peak;
+    return MMEBM_OK;
+}
+
 mmebm_status mmebm_context_memory(const mmebm_context *context, uint64_t *in_use, uint64_t *peak)
 {
-    if (!context) return MMEBM_E_ARGUMENT;
-    if (in_use) *in_use = context->in_use;
-    if (peak) *peak = context->peak;
-    return MMEBM_OK;
+    return context ? read_tally(&context->memory, in_use, peak) : MMEBM_E_ARGUMENT;
+}
+
+mmebm_status mmebm_context_device_memory(const mmebm_context *context, uint64_t *in_use, uint64_t *peak)
+{
+    return context ? read_tally(&context->device_memory, in_use, peak) : MMEBM_E_ARGUMENT;
 }
 
 mmebm_status mmebm_context_synchronize(mmebm_context *context)

@@ -10,6 +10,10 @@
 
 enum { MMEBM_ERROR_SIZE = 512 };
 
+typedef struct mmebm_tally {
+    uint64_t in_use, peak; /* bytes */
+} mmebm_tally;
+
 struct mmebm_context {
     uint32_t references; /* the caller's handle and one for each child */
     void *(*allocate)(void *user, size_t size, size_t alignment);
@@ -18,7 +22,7 @@ struct mmebm_context {
     void (*log)(void *user, int32_t level, const char *line);
     void *log_user;
     int32_t log_level;
-    uint64_t in_use, peak; /* bytes */
+    mmebm_tally memory, device_memory;
     const mmebm_backend_ops *ops;
     mmebm_device *device;
     mmebm_host host;

@@ -9,6 +9,8 @@
 
 #include "cuda_device.h"
 
+static const size_t PARTIALS_BYTES = (size_t)MMEBM_BRANCHES * CUDA_PARTIALS * sizeof(double);
+
 struct mmebm_sequence {
     cudaGraphExec_t graph; /* NULL = empty */
 };
@@ -100,7 +102,7 @@ static mmebm_status open_stream(mmebm_device *device)
     }
     CUDA_TRY(mmebm__cuda_staging_open(device));
     void *partials;
-    CUDA_TRY(mmebm__cuda_allocate(device, MMEBM_BRANCHES * CUDA_PARTIALS * sizeof(double), &partials));
+    CUDA_TRY(mmebm__cuda_allocate(device, PARTIALS_BYTES, &partials));
     device->partials = static_cast<double *>(partials);
     return open_lanes(device);
 }
@@ -162,7 +164,7 @@ void mmebm__cuda_device_close(mmebm_device *device)
         if (device->own) cudaStreamDestroy(device->own);
         mmebm__cuda_staging_close(device);
         close_lanes(device);
-        cudaFree(device->partials);
+        mmebm__cuda_free(device, device->partials, PARTIALS_BYTES);
     }
     const mmebm_host host = device->host;
     host.release(host.owner, device, sizeof *device);
@@ -190,6 +192,7 @@ mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void
 {
     *memory = NULL;
     const cudaError_t code = cudaMalloc(memory, bytes ? bytes : 1);
+    if (code == cudaSuccess) device->host.count_device(device->host.owner, (int64_t)bytes);
     if (code != cudaErrorMemoryAllocation) return mmebm__cuda_check(device, code, "cudaMalloc");
     cudaGetLastError(); /* reported here; the next launch must not find it */
     size_t free_bytes = 0, total = 0;
@@ -197,6 +200,13 @@ mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void
     return device->host.fail(device->host.owner, MMEBM_E_MEMORY,
                              "cuda: %zu bytes of device memory could not be had; %zu of %zu are free", bytes,
                              free_bytes, total);
+}
+
+void mmebm__cuda_free(const mmebm_device *device, void *memory, size_t bytes)
+{
+    if (!memory) return;
+    cudaFree(memory);
+    device->host.count_device(device->host.owner, -(int64_t)bytes);
 }
 
 mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void **buffer)
@@ -207,7 +217,7 @@ mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void 
     const mmebm_status status =
         mmebm__cuda_check(device, cudaMemsetAsync(memory, 0, bytes, device->stream), "cudaMemsetAsync");
     if (status != MMEBM_OK) {
-        cudaFree(memory);
+        mmebm__cuda_free(device, memory, bytes);
         return status;
     }
     *buffer = memory;
@@ -217,11 +227,10 @@ mmebm_status mmebm__cuda_buffer_create(mmebm_device *device, size_t bytes, void 
 /* Work in the queue may still use the buffer. */
 void mmebm__cuda_buffer_destroy(mmebm_device *device, void *buffer, size_t bytes)
 {
-    (void)bytes;
     if (!buffer) return;
     const cuda_scope scope(device);
     cudaStreamSynchronize(device->stream);
-    cudaFree(buffer);
+    mmebm__cuda_free(device, buffer, bytes);
 }
 
 mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes)

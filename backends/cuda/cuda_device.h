@@ -66,8 +66,9 @@ struct cuda_scope {
 /* MMEBM_OK, or the error's sentence: "cuda: <what>: <CUDA's text>". */
 mmebm_status mmebm__cuda_check(const mmebm_device *device, cudaError_t code, const char *what);
 
-/* Device memory, not cleared; on failure the sentence says what was asked and what was free. */
+/* Device memory, counted by the host, not cleared; on failure the sentence says what was asked and what was free. */
 mmebm_status mmebm__cuda_allocate(const mmebm_device *device, size_t bytes, void **memory);
+void mmebm__cuda_free(const mmebm_device *device, void *memory, size_t bytes); /* NULL is fine */
 
 #define CUDA_TRY(call)                                                                                                 \
     do {                                                                                                               \

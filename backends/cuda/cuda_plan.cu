@@ -680,7 +680,7 @@ void mmebm__cuda_plan_destroy(mmebm_plan *plan)
     const cuda_scope scope(plan->device);
     if (plan->memory) {
         cudaStreamSynchronize(plan->device->stream);
-        cudaFree(plan->memory);
+        mmebm__cuda_free(plan->device, plan->memory, plan->device_bytes);
     }
     plan->device->host.release(plan->device->host.owner, plan, plan->host_bytes);
 }

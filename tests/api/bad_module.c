@@ -17,6 +17,25 @@ static mmebm_status open_nothing(const mmebm_host *host, const mmebm_device_spec
     return host->fail(host->owner, MMEBM_E_DEVICE, "no device for %u threads", (unsigned)spec->n_threads);
 }
 
+/* The reference's device begins so (reference.h). */
+struct mmebm_device {
+    mmebm_host host;
+};
+
+/* Device memory is the reference's host memory, counted as a device's too. */
+static mmebm_status buffer_create(mmebm_device *device, size_t bytes, void **buffer)
+{
+    const mmebm_status status = mmebm__reference_backend()->buffer_create(device, bytes, buffer);
+    if (status == MMEBM_OK) device->host.count_device(device->host.owner, (int64_t)bytes);
+    return status;
+}
+
+static void buffer_destroy(mmebm_device *device, void *buffer, size_t bytes)
+{
+    if (buffer) device->host.count_device(device->host.owner, -(int64_t)bytes);
+    mmebm__reference_backend()->buffer_destroy(device, buffer, bytes);
+}
+
 static int32_t number_three(const mmebm_device *device)
 {
     (void)device;
@@ -59,6 +78,8 @@ static void become_devices(mmebm_backend_ops *ops)
 {
     ops->capabilities = MMEBM_BACKEND_NUMBERED | MMEBM_BACKEND_STREAM | MMEBM_BACKEND_DEVICE_VIEWS;
     ops->device_number = number_three;
+    ops->buffer_create = buffer_create;
+    ops->buffer_destroy = buffer_destroy;
     ops->mailbox_create = mailbox_create;
     ops->mailbox_post = mailbox_post;
     ops->mailbox_receive = mailbox_receive;

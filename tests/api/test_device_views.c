@@ -289,6 +289,25 @@ TEST(other_places_are_refused)
     bench_close(&on);
 }
 
+TEST(memory_of_the_device_is_counted)
+{
+    bench on;
+    REQUIRE(bench_open(&on));
+    const size_t bytes = 4096 * sizeof(float);
+    uint64_t before = 0, with_buffer = 0, after = 1, peak = 0;
+    CHECK(mmebm_context_device_memory(on.context, &before, NULL) == MMEBM_OK);
+    CHECK((before > 0) == takes_device_views(&on)); /* the sampler's buffers, where a device has memory of its own */
+    float *buffer = NULL;
+    REQUIRE(mmebm__device_floats(on.context, 4096, &buffer) == MMEBM_OK);
+    CHECK(mmebm_context_device_memory(on.context, &with_buffer, &peak) == MMEBM_OK);
+    CHECK(with_buffer == before + (takes_device_views(&on) ? bytes : 0) && peak >= with_buffer);
+    mmebm__device_free(on.context, buffer, 4096);
+    CHECK(mmebm_context_device_memory(on.context, &after, NULL) == MMEBM_OK);
+    CHECK(after == before);
+    CHECK(mmebm_context_device_memory(NULL, &after, &peak) == MMEBM_E_ARGUMENT);
+    bench_close(&on);
+}
+
 TEST(synchronize_wants_a_context)
 {
     mmebm_context *context = open_context(NULL);
@@ -306,6 +325,7 @@ int main(void)
     RUN(tensors_are_read_and_written);
     RUN(training_is_the_same);
     RUN(other_places_are_refused);
+    RUN(memory_of_the_device_is_counted);
     RUN(synchronize_wants_a_context);
     return HARNESS_RESULT();
 }
