@@ -581,6 +581,10 @@ typedef struct mmebm_sample_options {
     const mmebm_langevin_options *langevin_z; /* given: refinement of z; NULL = none (ruling F11) */
     const mmebm_langevin_options *langevin_x; /* revision by the energy; NULL = none: generator means */
     const mmebm_latent_mixture *prior;        /* sample: in place of p0; NULL = p0. given: must be NULL */
+    uint32_t all_experts;                     /* given, with langevin_z: 1 = a chain from each given modality's expert,
+                                                 of which the one that ends at the lowest energy E(z) is kept; 0
+                                                 (default) = one chain, from an expert drawn uniformly */
+    uint32_t reserved;                        /* must be 0 */
 } mmebm_sample_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sample_options *options, size_t size);
 #define mmebm_sample_options_init(options) mmebm_sample_options_init_sized((options), sizeof *(options))
@@ -590,7 +594,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sampl
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *options,
                                                          mmebm_view *x);
 /* Fills in what is missing: one observed expert a tuple, drawn uniformly, gives z (ruling F8); langevin_z on
- * x_O if asked; the missing x_i = generator means; langevin_x with x_O clamped if asked (ruling F12).
+ * x_O if asked (with options.all_experts from every expert, at |O| times the cost: chains from different experts often
+ * end in different minima); the missing x_i = generator means; langevin_x with x_O clamped if asked (ruling F12).
  * Observed views are read, the others written. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample_given(mmebm_sampler *sampler,
                                                                const mmebm_sample_options *options, mmebm_view *x);

@@ -3,6 +3,8 @@
  * Draws made of the pieces: z ~ p0 or a fitted mixture -> generator -> langevin_x, and for given modalities
  * x_O -> q -> langevin_z -> generator -> langevin_x with x_O clamped (rulings F8, F11, F12).
  */
+#include <math.h>
+
 #include "latent_mixture.h"
 #include "sampler.h"
 #include "struct_size.h"
@@ -32,6 +34,10 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
                            (unsigned long long)observed, sampler->modalities);
+    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved));
+    if (options->all_experts > 1 || (options->all_experts && !options->langevin_z))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: all_experts is %u %s langevin_z, wanted 0, or 1 with it",
+                           what, options->all_experts, options->langevin_z ? "with" : "without");
     if (options->prior && with_given)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: prior is set, but what is given decides z here; wanted NULL",
                            what);
@@ -93,6 +99,46 @@ mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_opt
     return MMEBM_OK;
 }
 
+/* An observer for its effect: under ULA a chain has energies only if somebody looks on. MALA needs them itself. */
+static mmebm_status look_on(void *user, uint32_t step)
+{
+    (void)user;
+    (void)step;
+    return MMEBM_OK;
+}
+
+/* Of each tuple's chains from all experts, one after another in z, the one of lowest energy goes to the first's place.
+ * An energy that is not finite is never the lowest. */
+static mmebm_status keep_lowest(mmebm_sampler *sampler, uint32_t experts, int64_t rows)
+{
+    const mmebm_context *context = sampler->context;
+    const int64_t size = sampler->latent_size;
+    const float *energy = sampler->host;
+    MMEBM_TRY(context->ops->download(context->device, sampler->host, sampler->row_energy,
+                                     (size_t)(experts * rows) * sizeof(float)));
+    for (int64_t r = 0; r < rows; ++r) {
+        int64_t lowest = r;
+        for (int64_t chain = r + rows; chain < experts * rows; chain += rows)
+            if (energy[chain] < energy[lowest] || !isfinite(energy[lowest])) lowest = chain;
+        if (lowest != r)
+            MMEBM_TRY(context->ops->copy(context->device, sampler->z + r * size, sampler->z + lowest * size,
+                                         (size_t)size * sizeof(float)));
+    }
+    return MMEBM_OK;
+}
+
+/* z <- q(z | x_O), then langevin_z if asked. */
+static mmebm_status draw_given(mmebm_sampler *sampler, const sample_plan *plan, int64_t rows)
+{
+    const mmebm_sample_options *options = &plan->options;
+    const uint32_t experts = options->all_experts ? (uint32_t)__builtin_popcountll(options->observed) : 1;
+    MMEBM_TRY(mmebm__draw_rows(sampler, options->observed, options->start, !options->all_experts, rows));
+    if (!options->langevin_z) return MMEBM_OK;
+    const mmebm_chain_observer observer = options->all_experts && plan->z.method != MMEBM_MALA ? look_on : NULL;
+    MMEBM_TRY(mmebm__langevin_z_rows(sampler, &plan->z, plan->posterior, experts, rows, observer, NULL));
+    return options->all_experts ? keep_lowest(sampler, experts, rows) : MMEBM_OK;
+}
+
 mmebm_status mmebm_sampler_sample_given(mmebm_sampler *sampler, const mmebm_sample_options *given, mmebm_view *x)
 {
     if (!sampler) return MMEBM_E_ARGUMENT;
@@ -106,9 +152,7 @@ mmebm_status mmebm_sampler_sample_given(mmebm_sampler *sampler, const mmebm_samp
         const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
         MMEBM_TRY(mmebm__upload_tuples(sampler, x, observed, first, rows));
         MMEBM_TRY(mmebm__set_key(sampler, plan.options.seed, plan.options.first_chain + (uint64_t)first));
-        MMEBM_TRY(mmebm__draw_rows(sampler, observed, plan.options.start, 1, rows));
-        if (plan.options.langevin_z)
-            MMEBM_TRY(mmebm__langevin_z_rows(sampler, &plan.z, plan.posterior, 1, rows, NULL, NULL));
+        MMEBM_TRY(draw_given(sampler, &plan, rows));
         MMEBM_TRY(generate_and_revise(sampler, &plan, missing, rows));
         MMEBM_TRY(mmebm__download_tuples(sampler, x, missing, first, rows));
     }

@@ -38,6 +38,7 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     o.observed = observed;
     o.start = refine ? MMEBM_START_SAMPLE : MMEBM_START_MEAN;
     o.langevin_z = refine ? &d->chain_z : NULL;
+    o.all_experts = refine != 0;
     if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "filling in what is missing");
 }

@@ -161,8 +161,10 @@ FROZEN(mmebm_sampler_options, 16, SAMPLER_OPTIONS_MEMBERS)
     M(mmebm_sample_options, observed, 24, uint64_t) \
     M(mmebm_sample_options, langevin_z, 32, const mmebm_langevin_options *) \
     M(mmebm_sample_options, langevin_x, 40, const mmebm_langevin_options *) \
-    M(mmebm_sample_options, prior, 48, const mmebm_latent_mixture *)
-FROZEN(mmebm_sample_options, 56, SAMPLE_OPTIONS_MEMBERS)
+    M(mmebm_sample_options, prior, 48, const mmebm_latent_mixture *) \
+    M(mmebm_sample_options, all_experts, 56, uint32_t) \
+    M(mmebm_sample_options, reserved, 60, uint32_t)
+FROZEN(mmebm_sample_options, 64, SAMPLE_OPTIONS_MEMBERS)
 
 #define LATENT_MIXTURE_MEMBERS(M) \
     M(mmebm_latent_mixture, struct_size, 0, uint32_t) \

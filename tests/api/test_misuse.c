@@ -753,6 +753,18 @@ static void misuse_samples(scene *on)
     options.langevin_z = &chain;
     REFUSES(STRUCT_SIZE, mmebm_sampler_sample_given(s, &options, d->x));
     options.langevin_z = NULL;
+    options.all_experts = 1; /* of chains that are not asked for */
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    CHECK(mmebm_langevin_z_options_init(&chain) == MMEBM_OK);
+    options.langevin_z = &chain;
+    options.all_experts = 2;
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
+    options.all_experts = 0;
+    options.langevin_z = NULL;
+    options.reserved = 1;
+    REFUSES(UNKNOWN_OPTION, mmebm_sampler_sample_given(s, &options, d->x));
+    options.reserved = 0;
     options.observed = 0;
     d->x[0].shape[0] = ROWS + 2;
     REFUSES(SHAPE, mmebm_sampler_sample(s, &options, d->x));

@@ -248,6 +248,62 @@ TEST(sample_given_is_made_of_its_pieces)
     close_fixture(&f);
 }
 
+/* With all_experts, of a tuple's chains the one whose energy ends lowest makes the pictures: the calls one by one. */
+static void check_all_experts(uint32_t method)
+{
+    enum { EXPERTS = 2, STEPS = 6, D = 4 };
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float z[EXPERTS][N][D], energy[STEPS + 1][EXPERTS][N], generated[MODALITIES][N * 8];
+    mmebm_view latents = view_of(z[0][0], 3, (int64_t[]){EXPERTS, N, D});
+    mmebm_view energies = view_of(energy[0][0], 2, (int64_t[]){STEPS + 1, EXPERTS * N});
+    mmebm_view means = view_of(z[0][0], 2, (int64_t[]){N, D}), outputs[MODALITIES];
+    for (int i = 0; i < MODALITIES; ++i) outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    mmebm_langevin_options chain;
+    OK(f.context, mmebm_langevin_z_options_init(&chain));
+    chain.method = method;
+    chain.n_steps = STEPS;
+    chain.seed = 9;
+    chain.observed = 3;
+    mmebm_chain_record record;
+    OK(f.context, mmebm_chain_record_init(&record));
+    record.energy = &energies;
+    OK(f.context, mmebm_sampler_encode_draw(f.sampler, 3, MMEBM_START_SAMPLE, 9, 0, f.views, &latents));
+    OK(f.context, mmebm_sampler_langevin_z(f.sampler, &chain, f.views, &latents, &record));
+    int second = 0;
+    for (int r = 0; r < N; ++r) {
+        if (energy[STEPS][1][r] >= energy[STEPS][0][r]) continue;
+        memcpy(z[0][r], z[1][r], sizeof z[0][r]);
+        ++second;
+    }
+    CHECK_MSG(second > 0 && second < N, "%d of %d tuples take the second chain", second, N);
+    OK(f.context, mmebm_sampler_generate(f.sampler, &means, outputs));
+    mmebm_sample_options options;
+    OK(f.context, mmebm_sample_options_init(&options));
+    options.seed = 9;
+    options.observed = 3;
+    options.langevin_z = &chain;
+    options.all_experts = 1;
+    OK(f.context, mmebm_sampler_sample_given(f.sampler, &options, f.views));
+    CHECK(memcmp(f.x[2], generated[2], sizeof(float) * (size_t)(N * f.sizes[2])) == 0);
+    for (int64_t first = 0, rows = 2; first < N; first += rows, rows = N - first) { /* in two calls */
+        mmebm_view part[MODALITIES];
+        for (int i = 0; i < MODALITIES; ++i)
+            part[i] = view_of(f.x[i] + first * f.sizes[i], 2, (int64_t[]){rows, f.sizes[i]});
+        memset(part[2].data, 0, sizeof(float) * (size_t)(rows * f.sizes[2]));
+        options.first_chain = (uint64_t)first;
+        OK(f.context, mmebm_sampler_sample_given(f.sampler, &options, part));
+    }
+    CHECK(memcmp(f.x[2], generated[2], sizeof(float) * (size_t)(N * f.sizes[2])) == 0);
+    close_fixture(&f);
+}
+
+TEST(of_all_experts_the_lowest_is_kept)
+{
+    check_all_experts(MMEBM_ULA);
+    check_all_experts(MMEBM_MALA);
+}
+
 int main(void)
 {
     SKIP_WITHOUT_DEVICE(test_backend());
@@ -257,5 +313,6 @@ int main(void)
     RUN(records_agree_with_the_energy);
     RUN(bounds_hold);
     RUN(sample_given_is_made_of_its_pieces);
+    RUN(of_all_experts_the_lowest_is_kept);
     return HARNESS_RESULT();
 }
