@@ -128,8 +128,18 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
 #define SUMS_128                                                                                                       \
     SUMS_80 ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
+/* The products below of two factors in shared memory: 32 bytes along their lines. */
+#define GROUP_LINES(NAME, SHAPE, ENDS, N, P0, P1, ...)                                                                 \
+    static __device__ __forceinline__ void NAME(float (&c)[N / 8][4], uint64_t a, uint64_t right)                      \
+    {                                                                                                                  \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N SHAPE " {" SUMS_##N "}, %" #P0 ", %" #P1 ENDS ";\n"        \
+                     : __VA_ARGS__                                                                                     \
+                     : "l"(a), "l"(right));                                                                            \
+    }
+
 /* c (64 x N) += a (64 x 16) right (16 x N); a thread holds of c, and of a in registers, what `multiply` gives its
- * warp's 16 lines. P0 .. P4 are the numbers of the operands after the sums. */
+ * warp's 16 lines. tf32: numbers rounded to it, a (64 x 8), right (8 x N). P0 .. P4 are the numbers of the operands
+ * after the sums. */
 #define GROUP_PRODUCTS(N, P0, P1, P2, P3, P4, ...)                                                                     \
     static __device__ __forceinline__ void multiply_group(float (&c)[N / 8][4], const uint32_t (&a)[4],                \
                                                           uint64_t right)                                              \
@@ -139,34 +149,14 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
                      : __VA_ARGS__                                                                                     \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right));                                        \
     }                                                                                                                  \
-    static __device__ __forceinline__ void multiply_group(float (&c)[N / 8][4], uint64_t a, uint64_t right)            \
-    {                                                                                                                  \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" SUMS_##N "}, %" #P0 ", %" #P1        \
-                     ", 1, 1, 1, 0, 0;\n"                                                                              \
-                     : __VA_ARGS__                                                                                     \
-                     : "l"(a), "l"(right));                                                                            \
-    }
-
-/* The same of factors that are rounded to tf32: right (8 x N). */
-#define GROUP_PRODUCTS_TF32(N, P0, P1, ...)                                                                            \
-    static __device__ __forceinline__ void multiply_group_tf32(float (&c)[N / 8][4], uint64_t a, uint64_t right)       \
-    {                                                                                                                  \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k8.f32.tf32.tf32 {" SUMS_##N "}, %" #P0 ", %" #P1         \
-                     ", 1, 1, 1;\n"                                                                                    \
-                     : __VA_ARGS__                                                                                     \
-                     : "l"(a), "l"(right));                                                                            \
-    }
+    GROUP_LINES(multiply_group, "k16.f32.bf16.bf16", ", 1, 1, 1, 0, 0", N, P0, P1, __VA_ARGS__)                        \
+    GROUP_LINES(multiply_group_tf32, "k8.f32.tf32.tf32", ", 1, 1, 1", N, P0, P1, __VA_ARGS__)
 
 GROUP_PRODUCTS(16, 8, 9, 10, 11, 12, FOUR_SUMS(0), FOUR_SUMS(1))
 GROUP_PRODUCTS(32, 16, 17, 18, 19, 20, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3))
 GROUP_PRODUCTS(64, 32, 33, 34, 35, 36, EIGHT_TILES(0))
 GROUP_PRODUCTS(80, 40, 41, 42, 43, 44, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
 GROUP_PRODUCTS(128, 64, 65, 66, 67, 68, EIGHT_TILES(0), EIGHT_TILES(8))
-GROUP_PRODUCTS_TF32(16, 8, 9, FOUR_SUMS(0), FOUR_SUMS(1))
-GROUP_PRODUCTS_TF32(32, 16, 17, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2), FOUR_SUMS(3))
-GROUP_PRODUCTS_TF32(64, 32, 33, EIGHT_TILES(0))
-GROUP_PRODUCTS_TF32(80, 40, 41, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
-GROUP_PRODUCTS_TF32(128, 64, 65, EIGHT_TILES(0), EIGHT_TILES(8))
 
 /* ---- sm_90a: copies by the engine, which tell a barrier in shared memory how many bytes arrived. A barrier's phase
  * ends when `count` threads have arrived and all bytes that were announced are there. */
@@ -234,8 +224,8 @@ static __device__ __forceinline__ void copy_pixels(uint32_t target, const void *
 #undef SUMS_64
 #undef SUMS_80
 #undef SUMS_128
+#undef GROUP_LINES
 #undef GROUP_PRODUCTS
-#undef GROUP_PRODUCTS_TF32
 
 #endif /* CUDA_HAS_WARPGROUPS */
 

@@ -305,12 +305,9 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             const int32_t at = g.phases_out ? placed_pixel(g, phase, 0, q / g.out[1], q % g.out[1]) : q;
             return stored_pixel{at, residual_pixel(product, at)};
         };
-        const auto load_bias = [&](int32_t n, float *bias) {
-#pragma unroll
-            for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
-        };
         if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4, false>(product, tile, lane, MB * 16, n0, pixel_of, load_bias, [] {});
+            store_wide<__nv_bfloat16, BN, 4, false>(product, tile, lane, MB * 16, n0, pixel_of,
+                                                    bias_in_memory(product), [] {});
         else
             store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);
     }
@@ -519,8 +516,7 @@ static mmebm_status product_bf16(const mmebm_device *device, conv_plan *plan)
 
 mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product)
 {
-    if (product->factors == FACTORS_ANY_F32 || product->factors == FACTORS_ANY_TF32)
-        return mmebm__cuda_product_f32(device, product);
+    if (!has_lines(product->factors)) return mmebm__cuda_product_f32(device, product);
     conv_plan plan = plan_of(product);
     int done;
     CUDA_TRY(mmebm__cuda_product_tma(device, &plan, &done));

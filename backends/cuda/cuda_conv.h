@@ -12,7 +12,7 @@
 #include "cuda_async.h"
 #include "cuda_epilogue.h"
 
-enum { PHASES = 4, PHASE_TAPS = 4 };
+enum { PHASES = 4, PHASE_TAPS = 4, F32_BLOCK_N = 64 /* channels of a block in cuda_conv_f32.cu */ };
 
 struct conv_plan {
     cuda_product product;
@@ -177,16 +177,10 @@ static __device__ __forceinline__ int32_t placed_pixel(const cuda_geometry &g, i
  * decides that. Without rows it only says so. */
 mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *plan, int *done);
 
-/* Whether weights are packed by lines of source channels (cuda_pack). */
-static inline int has_lines(int32_t factors)
-{
-    return factors != FACTORS_ANY_F32 && factors != FACTORS_ANY_TF32;
-}
-
 /* Result channels of packed weights. */
 static inline int32_t padded_channels(int32_t factors, int32_t channels)
 {
-    if (!has_lines(factors)) return (channels + 63) / 64 * 64; /* cuda_conv_f32.cu's BLOCK_N */
+    if (!has_lines(factors)) return (channels + F32_BLOCK_N - 1) / F32_BLOCK_N * F32_BLOCK_N;
     return channels <= 16   ? 16
            : channels <= 32 ? 32
            : channels <= 64 ? 64
@@ -195,9 +189,15 @@ static inline int32_t padded_channels(int32_t factors, int32_t channels)
 }
 
 /* Source channels of a line of 128 bytes. */
-static __host__ __device__ __forceinline__ int32_t line_channels(int32_t factors)
+static __host__ __device__ constexpr int32_t line_channels(int32_t factors)
 {
     return factors == FACTORS_BF16 ? (int32_t)LINE_CHANNELS : (int32_t)LINE_FLOATS;
+}
+
+/* Slices that a step's weights have: high and low parts. */
+static __host__ __device__ constexpr int32_t slices_of(int32_t factors)
+{
+    return factors == FACTORS_SPLIT ? 2 : 1;
 }
 
 static inline int32_t chunks_of(int32_t factors, int32_t channels)
@@ -205,8 +205,7 @@ static inline int32_t chunks_of(int32_t factors, int32_t channels)
     return (channels + line_channels(factors) - 1) / line_channels(factors);
 }
 
-/* The kernels for any shape. */
-mmebm_status mmebm__cuda_product_bf16(const mmebm_device *device, const cuda_product *product);
+/* FACTORS_ANY_*: f32 numbers in any shape. */
 mmebm_status mmebm__cuda_product_f32(const mmebm_device *device, const cuda_product *product);
 
 #endif /* MMEBM_CUDA_CONV_H */

@@ -11,7 +11,7 @@
 
 enum {
     BLOCK_M = 128,
-    BLOCK_N = 64,
+    BLOCK_N = F32_BLOCK_N,
     DEPTH = 16,
     STAGES = 3,
     TILE = 8,
@@ -178,10 +178,6 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
 {
     const cuda_product &product = plan.product;
     const bool windows = product.epilogue.window == 2;
-    const auto load_bias = [&](int32_t n, float *bias) {
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
-    };
     if (n0 >= product.out_channels) return;
 #pragma unroll
     for (int i = 0; i < TILE; ++i) {
@@ -196,7 +192,7 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
         if (plan.wide) {
             epilogue_reads<float> reads;
             ask(product, pixel, n0, &reads);
-            finish_lanes(product, load_bias, q, n0, sums[i], reads);
+            finish_lanes(product, bias_in_memory(product), q, n0, sums[i], reads);
             continue;
         }
 #pragma unroll

@@ -62,8 +62,8 @@ static_assert(sizeof(tma_head) <= HEAD_BYTES, "the head's place");
 /* A kind of numbers, and a block's shape for them: GROUPS warpgroups of 64 pixels each multiply, by BN channels. */
 template <int FACTORS, int GROUPS, int BN> struct tma_shape {
     typedef typename std::conditional<FACTORS == FACTORS_BF16, __nv_bfloat16, float>::type number;
-    static constexpr int LINE = LINE_BYTES / (int)sizeof(number);     /* channels */
-    static constexpr int PARTS = FACTORS == FACTORS_SPLIT ? 2 : 1;    /* of a patch, of a slice */
+    static constexpr int LINE = line_channels(FACTORS);
+    static constexpr int PARTS = slices_of(FACTORS); /* of a patch too */
     static constexpr int PART = BN * LINE_BYTES, SLICE = PARTS * PART; /* bytes */
     static constexpr int TILE = GROUPS * 64, WARPS = GROUPS * 4;
     /* Warps that store what one multiplies: it takes longer where there is less to multiply. */

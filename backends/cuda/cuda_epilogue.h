@@ -109,13 +109,19 @@ static __device__ __forceinline__ void ask(const cuda_product &product, const st
 template <typename T>
 static __device__ __forceinline__ void store_lanes(const cuda_tensor &tensor, int64_t at, const float *v)
 {
-    if (sizeof(T) == sizeof(__nv_bfloat16)) {
+    if (sizeof(T) == sizeof(__nv_bfloat16))
         store_words(tensor, at, v);
-        return;
-    }
-    float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
-    values[0] = make_float4(v[0], v[1], v[2], v[3]);
-    values[1] = make_float4(v[4], v[5], v[6], v[7]);
+    else
+        store_floats<LANES>(tensor, at, v);
+}
+
+/* Fetches the bias of LANES channels from where it lies. */
+static __device__ __forceinline__ auto bias_in_memory(const cuda_product &product)
+{
+    return [&product](int32_t n, float *bias) {
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) bias[k] = product.epilogue.bias[n + k];
+    };
 }
 
 /* load_bias(n, b) fetches the bias of LANES channels, if there is any. */

@@ -5,16 +5,11 @@
 #include "cuda_conv.h"
 #include "cuda_launch.h"
 
-static __host__ __device__ int32_t parts_of(int32_t factors)
-{
-    return factors == FACTORS_SPLIT ? 2 : 1;
-}
-
 size_t mmebm__cuda_packed_size(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels)
 {
     const size_t lines = (size_t)padded_channels(factors, out_channels) * (size_t)taps;
     if (!has_lines(factors)) return lines * (size_t)source_channels * sizeof(float);
-    return lines * (size_t)chunks_of(factors, source_channels) * (size_t)parts_of(factors) * LINE_BYTES;
+    return lines * (size_t)chunks_of(factors, source_channels) * (size_t)slices_of(factors) * LINE_BYTES;
 }
 
 /* Where number c of a line lies: its chunks as in shared memory, so that slices are copied as they are. Slices begin at
@@ -30,7 +25,7 @@ template <typename T> static __device__ __forceinline__ T *packed_place(const cu
 static __device__ __forceinline__ void store_packed(const cuda_pack &pack, int32_t padded, int64_t step, int32_t n,
                                                     int32_t c, float value)
 {
-    const int64_t line = step * parts_of(pack.factors) * padded + n;
+    const int64_t line = step * slices_of(pack.factors) * padded + n;
     if (pack.factors == FACTORS_BF16) {
         *packed_place<__nv_bfloat16>(pack, line, c) = __float2bfloat16_rn(value);
         return;

@@ -228,7 +228,7 @@ static int choose_merged_factors(const mmebm_plan *plan, cuda_node *node)
     if (plan->type == TYPE_BF16) return 1;
     node->factors = f32_factors(plan, &node->forward, padded_to_lanes(node->in_channels), node->out_channels, 1);
     node->factors_back = f32_factors(plan, &node->backward, node->out_channels, node->in_channels, 1);
-    return node->factors == node->factors_back && node->factors < FACTORS_ANY_TF32;
+    return has_lines(node->factors) && has_lines(node->factors_back);
 }
 
 static void merge_parts(mmebm_plan *plan, int32_t l)
@@ -378,12 +378,12 @@ static void choose_placed(mmebm_plan *plan)
 {
     const mmebm_graph *graph = plan->graph;
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
-        if (graph->layers[l].kind != MMEBM_LAYER_CONCAT) continue;
+        if (graph->layers[l].kind != MMEBM_LAYER_CONCAT || !parts_align(plan, (int32_t)l)) continue;
         for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
             const int32_t part = layer_input(graph, (int32_t)l, k);
             cuda_node *node = &plan->nodes[part];
             node->placed = node->product >= 0 && plan->readers[part] == 1 && !plan->is_output[part] &&
-                           value_type(plan, part) == value_type(plan, (int32_t)l) && parts_align(plan, (int32_t)l);
+                           value_type(plan, part) == value_type(plan, (int32_t)l);
         }
     }
 }
@@ -419,6 +419,12 @@ static int needs_copy(const mmebm_plan *plan, int32_t product)
 
 /* ---- kernels of products */
 
+static int reads_input(const mmebm_plan *plan, int32_t product)
+{
+    const int32_t base = plan->nodes[layer_input(plan->graph, product, 0)].base;
+    return plan->graph->layers[base].kind == MMEBM_LAYER_INPUT;
+}
+
 static void choose_factors(mmebm_plan *plan, int32_t l)
 {
     cuda_node *node = &plan->nodes[l];
@@ -426,22 +432,21 @@ static void choose_factors(mmebm_plan *plan, int32_t l)
     const int whole = node->phases == CUDA_WHOLE;
     /* at one resolution, without windows; inputs lie anywhere */
     const int plain = !whole || (!node->pooled && source->shrink == node->shrink);
-    const int from_input = plan->graph->layers[source->base].kind == MMEBM_LAYER_INPUT;
     node->factors = node->factors_back = FACTORS_BF16;
     if (plan->type == TYPE_BF16) return;
     node->factors = f32_factors(plan, whole ? &node->forward : &node->phased_forward, node->in_channels,
-                                node->out_channels, plain && !from_input);
+                                node->out_channels, plain && !reads_input(plan, l));
     node->factors_back = f32_factors(plan, whole ? &node->backward : &node->phased_backward, node->out_channels,
                                      node->in_channels, plain);
 }
 
 /* Whether the phases of a product can be worked on, forward and back. */
-static int phases_fit(const mmebm_plan *plan, const cuda_node *node, const cuda_geometry *forward,
-                      const cuda_geometry *backward, int from_input)
+static int phases_fit(const mmebm_plan *plan, int32_t l, const cuda_geometry *forward, const cuda_geometry *backward)
 {
+    const cuda_node *node = &plan->nodes[l];
     if (plan->type == TYPE_BF16) return mmebm__cuda_phases_fit(forward->out[0], forward->out[1]);
-    return f32_factors(plan, forward, node->in_channels, node->out_channels, !from_input) < FACTORS_ANY_TF32 &&
-           f32_factors(plan, backward, node->out_channels, node->in_channels, 1) < FACTORS_ANY_TF32;
+    return has_lines(f32_factors(plan, forward, node->in_channels, node->out_channels, !reads_input(plan, l))) &&
+           has_lines(f32_factors(plan, backward, node->out_channels, node->in_channels, 1));
 }
 
 /* A 3 x 3 convolution of a doubled image, or one that is halved at once. */
@@ -465,8 +470,7 @@ static void choose_phases(mmebm_plan *plan, int32_t l)
     backward = forward;
     forward.phases_out = backward.phases_in = doubled;
     forward.phases_in = backward.phases_out = halved;
-    if (!phases_fit(plan, node, &forward, &backward, plan->graph->layers[source->base].kind == MMEBM_LAYER_INPUT))
-        return;
+    if (!phases_fit(plan, l, &forward, &backward)) return;
     node->phases = doubled ? CUDA_DOUBLED : CUDA_HALVED;
     node->phased_forward = forward;
     node->phased_backward = backward;

@@ -97,6 +97,12 @@ enum cuda_factors {
     FACTORS_ANY_F32   /* f32, any shape, by the ordinary units */
 };
 
+/* Whether weights are packed by lines of source channels (cuda_pack). */
+static inline int has_lines(int32_t factors)
+{
+    return factors != FACTORS_ANY_F32 && factors != FACTORS_ANY_TF32;
+}
+
 struct cuda_product {
     int32_t factors;
     cuda_geometry geometry;
@@ -244,6 +250,15 @@ static __device__ __forceinline__ void store_words(const cuda_tensor &tensor, in
         make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
 }
 
+/* V f32 elements, V a multiple of 4. */
+template <int V>
+static __device__ __forceinline__ void store_floats(const cuda_tensor &tensor, int64_t at, const float *v)
+{
+    float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
+#pragma unroll
+    for (int k = 0; k < V / 4; ++k) values[k] = make_float4(v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]);
+}
+
 template <int V>
 static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, int64_t at, const float *v)
 {
@@ -252,9 +267,7 @@ static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, i
     } else if (tensor.type == TYPE_BF16) {
         store_words(tensor, at, v);
     } else {
-        float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
-#pragma unroll
-        for (int k = 0; k < V / 4; ++k) values[k] = make_float4(v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]);
+        store_floats<V>(tensor, at, v);
     }
 }
 
