@@ -77,12 +77,12 @@ static __global__ void pack_phases_kernel(cuda_pack pack, int32_t padded, int32_
 }
 
 /* [tap][source channel][padded result channel] */
-static __global__ void pack_plain_kernel(cuda_pack pack, int32_t padded, int32_t count)
+static __global__ void pack_plain_kernel(cuda_pack pack, int32_t padded, int64_t count)
 {
     begin_kernel();
-    for (int32_t i = (int32_t)(blockIdx.x * blockDim.x + threadIdx.x); i < count;
-         i += (int32_t)(gridDim.x * blockDim.x)) {
-        const int32_t n = i % padded, k = i / padded, c = k % pack.source_channels, tap = k / pack.source_channels;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+        const int32_t n = (int32_t)(i % padded), k = (int32_t)(i / padded);
+        const int32_t c = k % pack.source_channels, tap = k / pack.source_channels;
         float value = 0.0f;
         if (n < pack.out_channels)
             value = pack.result_first ? pack.weights[((int64_t)n * pack.taps + tap) * pack.source_channels + c]
@@ -91,15 +91,20 @@ static __global__ void pack_plain_kernel(cuda_pack pack, int32_t padded, int32_t
     }
 }
 
+static mmebm_status pack_plain(const mmebm_device *device, const cuda_pack *pack, int32_t padded)
+{
+    const int64_t count = (int64_t)padded * pack->taps * pack->source_channels;
+    return mmebm__cuda_launch(device, "packing of weights", pack_plain_kernel, mmebm__cuda_blocks(count, CUDA_BLOCK),
+                              CUDA_BLOCK, 0, *pack, padded, count);
+}
+
 mmebm_status mmebm__cuda_pack(const mmebm_device *device, const cuda_pack *pack)
 {
-    const int lines = has_lines(pack->factors);
-    const int32_t taps = pack->phases == CUDA_WHOLE ? pack->taps : (int32_t)(PHASES * PHASE_TAPS);
     const int32_t padded = padded_channels(pack->factors, pack->all_out_channels);
-    const int32_t count = taps * pack->source_channels * (lines ? pack->out_channels : padded);
-    return mmebm__cuda_launch(device, "packing of weights",
-                              !lines                        ? pack_plain_kernel
-                              : pack->phases == CUDA_WHOLE ? pack_kernel
-                                                           : pack_phases_kernel,
+    if (!has_lines(pack->factors)) return pack_plain(device, pack, padded);
+    const int whole = pack->phases == CUDA_WHOLE;
+    const int32_t taps = whole ? pack->taps : (int32_t)(PHASES * PHASE_TAPS);
+    const int32_t count = taps * pack->source_channels * pack->out_channels;
+    return mmebm__cuda_launch(device, "packing of weights", whole ? pack_kernel : pack_phases_kernel,
                               mmebm__cuda_blocks(count, CUDA_BLOCK), CUDA_BLOCK, 0, *pack, padded, count);
 }
