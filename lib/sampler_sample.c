@@ -118,8 +118,10 @@ static mmebm_status keep_lowest(mmebm_sampler *sampler, uint32_t experts, int64_
                                      (size_t)(experts * rows) * sizeof(float)));
     for (int64_t r = 0; r < rows; ++r) {
         int64_t lowest = r;
-        for (int64_t chain = r + rows; chain < experts * rows; chain += rows)
-            if (energy[chain] < energy[lowest] || !isfinite(energy[lowest])) lowest = chain;
+        for (int64_t chain = r + rows; chain < experts * rows; chain += rows) {
+            const int lower = energy[chain] < energy[lowest] || !isfinite(energy[lowest]);
+            if (lower && isfinite(energy[chain])) lowest = chain;
+        }
         if (lowest != r)
             MMEBM_TRY(context->ops->copy(context->device, sampler->z + r * size, sampler->z + lowest * size,
                                          (size_t)size * sizeof(float)));
