@@ -658,7 +658,7 @@ typedef struct mmebm_trainer_options {
     float schedule_end;
     uint32_t guard_interval; /* steps between snapshots of a good state; 0 = no guard */
     uint32_t guard_tries;    /* rollbacks before MMEBM_E_DIVERGED */
-    float guard_rate;        /* factor on all rates at a rollback */
+    float guard_rate;        /* factor on all rates at a rollback; MMEBM_E_DIVERGED when all make less than 1e-3 */
     float guard_loss;        /* a step is bad if a loss or norm is not finite, or: reconstruction > guard_loss times its
                                 running mean + 50 (from step guard_interval on), |dE| > guard_energy, latent norm >
                                 guard_latent */

@@ -8,6 +8,9 @@
 
 #include "trainer.h"
 
+/* Rates below this share of what they were train nothing: a trainer that stays near a limit would go on for ever. */
+static const double smallest_rate_factor = 1e-3;
+
 /* The diagnostic that makes the step bad, or -1. */
 static int bad_diagnostic(const mmebm_trainer *t)
 {
@@ -82,6 +85,13 @@ static mmebm_status roll_back(mmebm_trainer *t, int bad)
                "trainer: step %llu diverged (%s = %g); back to step %llu, rates times %g",
                (unsigned long long)bad_step, mmebm_trainer_diagnostic_name((uint32_t)bad), value,
                (unsigned long long)t->counters.step, t->counters.rate_factor);
+    if (t->counters.rate_factor < smallest_rate_factor)
+        return mmebm__fail(t->context, MMEBM_E_DIVERGED,
+                           "trainer_step: step %llu diverged (%s = %g): %llu rollbacks have taken the rates to %g of what "
+                           "they were, wanted at least %g; the model is at step %llu",
+                           (unsigned long long)bad_step, mmebm_trainer_diagnostic_name((uint32_t)bad), value,
+                           (unsigned long long)t->counters.rollbacks, t->counters.rate_factor, smallest_rate_factor,
+                           (unsigned long long)t->counters.step);
     if (t->counters.tries <= t->options.guard_tries) return MMEBM_OK;
     return mmebm__fail(t->context, MMEBM_E_DIVERGED,
                        "trainer_step: step %llu diverged (%s = %g): rollback %llu in a row, wanted at most %u; "

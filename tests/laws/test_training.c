@@ -272,6 +272,27 @@ TEST(a_bad_step_leaves_nothing_behind)
     close_fixture(&f);
 }
 
+/* However many tries are allowed: rates that would train nothing are an error. */
+TEST(rates_do_not_fall_for_ever)
+{
+    enum { LEAST = 2 }; /* 0.01 * 0.01 < 1e-3 */
+    fixture f;
+    REQUIRE(open_fixture(&f, 2));
+    f.options.guard_interval = 10;
+    f.options.guard_tries = 1000;
+    f.options.guard_rate = 0.01f;
+    f.options.guard_energy = 1e-20f;
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    for (int try = 1; try <= LEAST; ++try) {
+        double rollbacks = 0.0;
+        mmebm_status status = mmebm_trainer_step(f.trainer, f.views);
+        if (status == MMEBM_OK) status = mmebm_trainer_diagnostic(f.trainer, "rollbacks", &rollbacks);
+        CHECK(status == (try < LEAST ? MMEBM_OK : MMEBM_E_DIVERGED));
+    }
+    CHECK(strstr(mmebm_last_error(f.context), "2 rollbacks have taken the rates to 0.0001 of what they were"));
+    close_fixture(&f);
+}
+
 /* Nothing is asked between the steps. A backend with mailboxes finds a failure two calls later and drops the step that
  * was queued meanwhile. */
 TEST(a_failure_is_returned_by_the_call_that_finds_it)
@@ -354,6 +375,7 @@ int main(void)
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
     RUN(threads_change_no_bit);
     RUN(a_bad_step_leaves_nothing_behind);
+    RUN(rates_do_not_fall_for_ever);
     RUN(a_failure_is_returned_by_the_call_that_finds_it);
     RUN(the_first_steps_may_overshoot);
     RUN(the_average_never_holds_a_bad_step);
