@@ -28,6 +28,13 @@ static __device__ __forceinline__ void copy_async(uint32_t target, const void *s
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source), "r"(bytes) : "memory");
 }
 
+/* 4 bytes; likewise. */
+static __device__ __forceinline__ void copy_word_async(uint32_t target, const void *source, bool valid)
+{
+    const int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(target), "l"(source), "r"(bytes) : "memory");
+}
+
 static __device__ __forceinline__ void commit_copies()
 {
     asm volatile("cp.async.commit_group;\n" ::: "memory");
@@ -63,6 +70,23 @@ static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* The same of tf32: c (16 x 8) += a (16 x 8) b (8 x 8) */
+static __device__ __forceinline__ void multiply_words_tf32(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                           uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ float load_shared(uint32_t address)
+{
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(value) : "r"(address) : "memory");
+    return value;
+}
+
 static __device__ __forceinline__ float to_tf32(float value)
 {
     uint32_t bits;
@@ -83,6 +107,17 @@ static __device__ __forceinline__ float tf32_rest(float value, float high)
 #else
 #define CUDA_HAS_WARPGROUPS 0
 #endif
+
+/* Barrier `id` of whole warps, `THREADS` in all: some wait there, others only arrive. */
+template <int THREADS> static __device__ __forceinline__ void meet(int32_t id)
+{
+    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(THREADS) : "memory");
+}
+
+template <int THREADS> static __device__ __forceinline__ void arrive(int32_t id)
+{
+    asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "n"(THREADS) : "memory");
+}
 
 /* Makes copies that this thread waited for visible to the tensor cores; a barrier must follow. */
 static __device__ __forceinline__ void publish_copies()

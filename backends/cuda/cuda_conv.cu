@@ -448,11 +448,7 @@ static mmebm_status launch_kernel(const mmebm_device *device, const conv_plan *p
         "shared memory of a convolution"));
     const dim3 grid((unsigned)((plan->pixels + BM - 1) / BM), (unsigned)((plan->product.out_channels + BN - 1) / BN),
                     plan->product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->parts);
-    CUDA_TRY(mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, THREADS, shared, *plan));
-    if (plan->parts == 1) return MMEBM_OK;
-    const int64_t numbers = (int64_t)plan->pixels * plan->padded;
-    return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
-                              (unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, *plan);
+    return mmebm__cuda_launch(device, "convolution", product_kernel<BM, BN, WAY>, grid, THREADS, shared, *plan);
 }
 
 template <int BM, int BN> static mmebm_status launch(const mmebm_device *device, conv_plan *plan)
@@ -470,18 +466,19 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
     return launch_kernel<BM, BN, GATHER>(device, plan);
 }
 
-/* Sums over one tap and PARTED or more chunks are cut into parts of PART chunks, whatever the number of rows. */
-enum { PARTED = 16, PART = 4 };
+/* Sums over one tap and PARTED or more channels are cut into parts of PART channels, whatever the number of rows. */
+enum { PARTED = 1024, PART = 256 };
 
-static int32_t parts_of(int32_t taps, int32_t chunks)
+static int32_t parts_of(int32_t taps, int32_t channels)
 {
-    return taps == 1 && chunks >= PARTED ? (chunks + PART - 1) / PART : 1;
+    return taps == 1 && channels >= PARTED ? (channels + PART - 1) / PART : 1;
 }
 
-size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels)
+size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
+                                   int64_t pixels)
 {
-    const int32_t parts = parts_of(taps, chunks_of(FACTORS_BF16, source_channels));
-    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(FACTORS_BF16, out_channels);
+    const int32_t parts = has_lines(factors) ? parts_of(taps, source_channels) : 1;
+    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(factors, out_channels);
 }
 
 static conv_plan plan_of(const cuda_product *product)
@@ -492,9 +489,9 @@ static conv_plan plan_of(const cuda_product *product)
     plan.pixels = (int32_t)(product->rows * g->out[0] * g->out[1]);
     plan.padded = padded_channels(product->factors, product->out_channels);
     plan.chunks = chunks_of(product->factors, product->source.channels);
-    plan.parts = product->factors == FACTORS_BF16 ? parts_of(g->kernel[0] * g->kernel[1], plan.chunks) : 1;
+    plan.parts = parts_of(g->kernel[0] * g->kernel[1], product->source.channels);
     plan.groups = g->phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
-    plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART;
+    plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART / line_channels(product->factors);
     plan.wide = epilogue_is_wide(product, product->factors == FACTORS_BF16 ? TYPE_BF16 : TYPE_F32);
     return plan;
 }
@@ -520,10 +517,14 @@ mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product 
     conv_plan plan = plan_of(product);
     int done;
     CUDA_TRY(mmebm__cuda_product_tma(device, &plan, &done));
-    if (done) return MMEBM_OK;
-    if (product->factors == FACTORS_BF16) return product_bf16(device, &plan);
-    return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED, "cuda: a convolution of %lld rows, wanted fewer",
-                             (long long)product->rows);
+    if (!done && product->factors != FACTORS_BF16)
+        return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED,
+                                 "cuda: a convolution of %lld rows, wanted fewer", (long long)product->rows);
+    if (!done) CUDA_TRY(product_bf16(device, &plan));
+    if (plan.parts == 1) return MMEBM_OK;
+    const int64_t numbers = (int64_t)plan.pixels * plan.padded;
+    return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
+                              (unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, plan);
 }
 
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,

@@ -38,6 +38,9 @@ enum {
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
 
+/* Barriers of warps; of those of sums there is one for each warpgroup. */
+enum { BIAS_THERE = 1, SUMS_FULL = 2, SUMS_EMPTY = SUMS_FULL + MAX_WARPS };
+
 struct tma_plan {
     conv_plan conv;
     CUtensorMap source[PHASES]; /* more than one under phases_in */
@@ -52,7 +55,7 @@ struct tma_plan {
 struct tma_head {
     uint64_t weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
     uint64_t patch_full[MAX_BUFFERS], patch_split[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
-    uint64_t sums_full[MAX_WARPS], sums_empty[MAX_WARPS];
+    uint64_t sums_empty[MAX_WARPS];
     stored_pixel places[MAX_WARPS][2][16]; /* for each warp that stores */
     alignas(16) float bias[128];
 };
@@ -103,6 +106,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     using shape = tma_shape<FACTORS, GROUPS, BN>;
     using shape::PART, shape::PARTS, shape::SLICE, shape::STORERS, shape::TILE, shape::WARPS;
     static constexpr int TAPS = EDGE * EDGE;
+    static constexpr int HANDED_OVER = 32 * (1 + STORERS); /* threads between which a warp's sums go over */
     typedef float group_sums[BN / 8][4];
     const tma_plan &plan;
     const conv_plan &conv;
@@ -110,6 +114,22 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     float *turn;
     uint32_t weights, patches; /* in shared memory */
     int32_t n0, phase;
+
+    /* Of sums in parts, which have one tap. */
+    __device__ __forceinline__ int32_t part() const
+    {
+        return EDGE == 1 && conv.parts > 1 ? (int32_t)blockIdx.z : 0;
+    }
+
+    __device__ __forceinline__ int32_t first_group() const
+    {
+        return part() * conv.part_chunks;
+    }
+
+    __device__ __forceinline__ int32_t end_group() const
+    {
+        return EDGE == 1 ? min(first_group() + conv.part_chunks, conv.groups) : conv.groups;
+    }
 
     __device__ __forceinline__ uint32_t stage(int32_t at) const
     {
@@ -183,7 +203,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         ring_place slice = {0, 0}, buffer = {0, 0};
 #pragma unroll 1
         for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
-            for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
+            for (conv_step step = {0, first_group()}; step.group < end_group(); ++step.group) {
                 enter_group(conv, phase, &step);
                 load_patch(tile, step, buffer);
                 advance(&buffer, plan.buffers);
@@ -213,7 +233,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         ring_place buffer = {0, 0};
 #pragma unroll 1
         for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
-            for (int32_t group = 0; group < conv.groups; ++group, advance(&buffer, plan.buffers)) {
+            for (int32_t group = first_group(); group < end_group(); ++group, advance(&buffer, plan.buffers)) {
                 barrier_wait(shared_address(&head->patch_full[buffer.at]), buffer.parity);
                 split_patch(first + (size_t)buffer.at * PARTS * patch_part(), thread);
                 publish_copies();
@@ -317,7 +337,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
                                                   group_sums &sums, group_sums &totals) const
     {
         uint64_t *const ready = PARTS == 2 ? head->patch_split : head->patch_full;
-        for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
+        for (conv_step step = {0, first_group()}; step.group < end_group(); ++step.group) {
             enter_group(conv, phase, &step);
             const int32_t shift = EDGE == 1 ? 0 : reach_of(plan) + step.offset[0] * plan.pitch + step.offset[1];
             const uint32_t line = patch(buffer->at) + (uint32_t)((warpgroup * 64 + shift) * LINE_BYTES);
@@ -345,7 +365,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             multiply_tile(warp / 4, &slice, &buffer, PARTS == 2 ? line : sums, sums);
             barrier_wait(shared_address(&head->sums_empty[warp]), parity);
             turn_sums(sums, lines_of(warp), lane);
-            release(&head->sums_full[warp]);
+            arrive<HANDED_OVER>(SUMS_FULL + warp);
         }
     }
 
@@ -365,7 +385,8 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     {
         const cuda_tensor &residual = conv.product.epilogue.residual.tensor;
         if (place.row >= (int32_t)conv.product.rows || place.y < 0 || place.x < 0) return {-1, -1};
-        const int32_t at = placed_pixel(conv.product.geometry, phase, place.row, place.y, place.x);
+        const int32_t at =
+            placed_pixel(conv.product.geometry, phase, place.row, place.y, place.x) + part() * conv.pixels;
         if (conv.product.epilogue.residual.shrink == 1) return {at, at};
         const int32_t halved = !conv.product.geometry.phases_out; /* else a phase is the low resolution already */
         return {at, (place.row * residual.height + (place.y >> halved)) * residual.width + (place.x >> halved)};
@@ -387,14 +408,16 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             bias[4] = high.x, bias[5] = high.y, bias[6] = high.z, bias[7] = high.w;
         };
         const cuda_product &product = conv.product;
-        uint32_t parity = 0;
         pixel_place place = find_pixel((int32_t)blockIdx.x * TILE + reach_of(plan) + first + lane % LINES);
 #pragma unroll 1
-        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x, parity ^= 1) {
+        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
             if (lane < LINES) places[lane] = memory_of(place);
             next_pixel(&place);
             __syncwarp();
-            const auto wait_for_sums = [=] { barrier_wait(shared_address(&head->sums_full[warp]), parity); };
+            const auto wait_for_sums = [=] {
+                __syncwarp();
+                meet<HANDED_OVER>(SUMS_FULL + warp);
+            };
             if (!AHEAD) wait_for_sums();
             if (conv.wide) {
                 store_wide<typename shape::number, BN, ASKED, AHEAD>(product, lines, lane, LINES, n0, pixel_of,
@@ -441,7 +464,6 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
         barrier_open(shared_address(&head->patch_split[tid - MAX_STAGES]), SPLITTERS);
         barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
     } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
-        barrier_open(shared_address(&head->sums_full[tid - 32]), 1);
         barrier_open(shared_address(&head->sums_empty[tid - 32]), block_type::STORERS);
     }
     if (tid < 64) barriers_opened();
@@ -455,7 +477,7 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     if (warp < WARPS) {
         block.multiply_tiles(warp, lane);
     } else if (warp < WARPS + STORING) {
-        asm volatile("bar.sync 1, %0;\n" ::"n"(STORING * 32) : "memory"); /* the bias is there */
+        meet<STORING * 32>(BIAS_THERE);
         block.store_tiles((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
     } else if (tid == block_type::THREADS - 32) {
         block.load_tiles();
@@ -472,7 +494,7 @@ static int suits(const conv_plan *plan)
 {
     const cuda_product *product = &plan->product;
     const cuda_geometry *g = &product->geometry;
-    if (product->shrink != 1 || product->epilogue.window != 1 || plan->parts != 1) return 0;
+    if (product->shrink != 1 || product->epilogue.window != 1) return 0;
     if (g->kernel[0] != g->kernel[1] || g->kernel[0] > 3) return 0;
     for (int axis = 0; axis < 2; ++axis) {
         const int32_t near = g->offset[axis], far = near + g->direction * (g->kernel[axis] - 1);
@@ -549,7 +571,7 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int 
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                                "shared memory of a convolution"));
     dim3 grid(1, (unsigned)((plan->conv.product.out_channels + BN - 1) / BN),
-              plan->conv.product.geometry.phases_out ? (unsigned)PHASES : 1u);
+              plan->conv.product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->conv.parts);
     /* no more blocks than there is room for, with the same number of tiles each */
     const int32_t across = (int32_t)(grid.y * grid.z), room = device->processors * (GROUPS == 1 ? 2 : 1);
     const int32_t most = room > across ? room / across : 1, rounds = (plan->tiles + most - 1) / most;
@@ -614,6 +636,20 @@ static mmebm_status launch_f32(const mmebm_device *device, tma_plan *plan, int *
     }
 }
 
+/* What is stored of a part is its sums: one set of partial results after another. */
+static void store_parts(conv_plan *conv)
+{
+    cuda_epilogue end = {};
+    end.source_scale = end.scale = 1.0f;
+    end.window = end.residual.shrink = 1;
+    end.raw.data = conv->product.partials;
+    end.raw.type = TYPE_F32;
+    end.raw.channels = end.raw.stride = conv->padded;
+    conv->product.epilogue = end;
+    conv->product.out_channels = conv->padded;
+    conv->wide = 1;
+}
+
 mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *conv, int *done)
 {
     const cuda_geometry *g = &conv->product.geometry;
@@ -621,6 +657,7 @@ mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan
     if (!device->encode_pixels || !suits(conv)) return MMEBM_OK;
     tma_plan plan = {};
     plan.conv = *conv;
+    if (conv->parts > 1) store_parts(&plan.conv);
     plan.zeros = g->kernel[0] > 1;
     plan.pitch = g->in[1] + plan.zeros;
     plan.image = plan.pitch * (g->in[0] + plan.zeros);

@@ -68,7 +68,7 @@ static __device__ __forceinline__ void finish_number(const cuda_product &product
     store_value(end.activated, (int64_t)pixel.at * end.activated.stride + n, v > 0.0f ? v : end.activated_slope * v);
 }
 
-/* ---- the same for LANES channels, where the mask, the residual and what is stored are of type T */
+/* ---- the same for LANES channels, where the mask, the residual and what is stored are of type T; raw may be f32 */
 
 /* LANES numbers as they lie in memory. */
 template <typename T> struct lane_words {
@@ -150,7 +150,13 @@ static __device__ __forceinline__ void finish_lanes(const cuda_product &product,
 #pragma unroll
         for (int k = 0; k < LANES; ++k) v[k] *= end.scale;
     }
-    if (end.raw.data) store_lanes<T>(end.raw, (int64_t)q * end.raw.stride + n, v);
+    if (end.raw.data) {
+        const int64_t at = (int64_t)q * end.raw.stride + n;
+        if (end.raw.type == TYPE_F32)
+            store_floats<LANES>(end.raw, at, v);
+        else
+            store_lanes<T>(end.raw, at, v);
+    }
     if (!end.activated.data) return;
 #pragma unroll
     for (int k = 0; k < LANES; ++k) v[k] = v[k] > 0.0f ? v[k] : end.activated_slope * v[k];
@@ -166,8 +172,8 @@ static inline int tensor_is(const cuda_tensor *tensor, int32_t type)
 static inline int epilogue_is_wide(const cuda_product *product, int32_t type)
 {
     const cuda_epilogue *end = &product->epilogue;
-    return product->out_channels % LANES == 0 && tensor_is(&end->mask, type) && tensor_is(&end->raw, type) &&
-           tensor_is(&end->activated, type) &&
+    return product->out_channels % LANES == 0 && tensor_is(&end->mask, type) &&
+           (tensor_is(&end->raw, type) || tensor_is(&end->raw, TYPE_F32)) && tensor_is(&end->activated, type) &&
            (end->residual.scale == 0.0f || tensor_is(&end->residual.tensor, type));
 }
 

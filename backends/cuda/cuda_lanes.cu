@@ -21,21 +21,23 @@ static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earli
     return follow(device, waiting->stream, lane_device(fork, earlier)->stream, reached);
 }
 
-void mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device)
+mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes)
 {
     fork->device = device;
     fork->open = 1;
     fork->now = 0;
+    for (int32_t lane = 1; lane < lanes; ++lane) {
+        fork->open |= 1u << lane;
+        fork->side[lane - 1] = *device;
+        fork->side[lane - 1].stream = device->lanes[device->branch][lane].stream;
+        CUDA_TRY(wait_for(fork, lane, 0));
+    }
+    return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane)
+void mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane)
 {
     fork->now = lane;
-    if (fork->open >> lane & 1) return MMEBM_OK;
-    fork->open |= 1u << lane;
-    fork->side[lane - 1] = *fork->device;
-    fork->side[lane - 1].stream = fork->device->lanes[fork->device->branch][lane].stream;
-    return wait_for(fork, lane, 0);
 }
 
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
@@ -77,10 +79,8 @@ mmebm_status mmebm__cuda_branch_join(mmebm_device *device)
 
 /* ---- lanes of a plan */
 
-mmebm_status mmebm__cuda_fork_join(cuda_fork *fork)
+mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork)
 {
     fork->now = 0;
-    CUDA_TRY(mmebm__cuda_fork_wait(fork, fork->open));
-    fork->open = 1;
-    return MMEBM_OK;
+    return mmebm__cuda_fork_wait(fork, fork->open);
 }

@@ -3,8 +3,8 @@
  * Branches of a graph that do not read each other (decoders of one latent, encoders of several images) run side by
  * side, each on a stream of its own, a lane: one such branch alone does not fill the chip. Lane 0 is the device's
  * stream, or that of the branch that the core's calls go to (backend_api.h, branch_fork), which has lanes of its own.
- * A lane opens when its first layer runs, waits for another where it reads that one's results, and all meet again at
- * the end of a run; inside a recorded sequence this makes a graph with parallel branches.
+ * All lanes open at the beginning of a run, one waits for another where it reads that one's results, and all meet again
+ * at the end; inside a recorded sequence this makes a graph with parallel branches.
  */
 #ifndef MMEBM_CUDA_LANES_H
 #define MMEBM_CUDA_LANES_H
@@ -18,13 +18,14 @@ struct cuda_fork {
     int32_t now;                       /* the lane that layers run in */
 };
 
-void mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device);
+/* Lanes 1 .. lanes - 1 open and wait for what the device has queued so far. */
+mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes);
 /* Layers that follow run in `lane`. */
-mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane);
+void mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane);
 /* The present lane waits for all that the lanes in the set have queued. */
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes);
-/* Back to lane 0, after all others. */
-mmebm_status mmebm__cuda_fork_join(cuda_fork *fork);
+/* Back to lane 0, after all others so far. */
+mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork);
 
 static inline const mmebm_device *fork_device(const cuda_fork *fork)
 {

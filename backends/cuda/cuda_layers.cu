@@ -121,6 +121,23 @@ mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_
     return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<1>, grid, CUDA_BLOCK, 0, *call);
 }
 
+static __global__ void add_shares_kernel(const __grid_constant__ cuda_shares call)
+{
+    begin_kernel();
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < call.numbers;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        float sum = 0.0f;
+        for (int32_t k = 0; k < call.count; ++k) sum += call.scales[k] * call.parts[k][i];
+        call.out[i] = sum;
+    }
+}
+
+mmebm_status mmebm__cuda_add_shares(const mmebm_device *device, const cuda_shares *call)
+{
+    return mmebm__cuda_launch(device, "sum", add_shares_kernel,
+                              mmebm__cuda_blocks(call->numbers, CUDA_BLOCK), CUDA_BLOCK, 0, *call);
+}
+
 /* ---- images side by side */
 
 /* Where a row of an f32 image begins. */
@@ -678,6 +695,37 @@ static __global__ void flat_loss_backward_kernel(const __grid_constant__ loss_ca
     }
 }
 
+/* The same for a mean without gaps: four numbers a thread. */
+static __global__ void dense_loss_backward_kernel(const __grid_constant__ loss_call call)
+{
+    begin_kernel();
+    const element first = {0, 0, 0};
+    const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
+    FOR_EACH_ROW(row, call.rows)
+    {
+        const float by_loss = read(call.by_loss, row, first);
+        const float4 *means = reinterpret_cast<const float4 *>(flat_row(call.mean.tensor, row, count));
+        const float4 *targets = reinterpret_cast<const float4 *>(flat_row(call.target.tensor, row, count));
+        FOR_EACH_IN_ROW(i, count / 4)
+        {
+            const float4 m = means[i], t = targets[i];
+            float v[4], by_target;
+            element_loss(call, m.x, t.x, &v[0], &by_target);
+            element_loss(call, m.y, t.y, &v[1], &by_target);
+            element_loss(call, m.z, t.z, &v[2], &by_target);
+            element_loss(call, m.w, t.w, &v[3], &by_target);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) v[k] *= by_loss;
+            const int64_t at = row * count + 4 * i;
+            if (call.by_mean.type == TYPE_BF16)
+                *reinterpret_cast<uint2 *>(static_cast<__nv_bfloat16 *>(call.by_mean.data) + at) =
+                    make_uint2(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]));
+            else
+                store_floats<4>(call.by_mean, at, v);
+        }
+    }
+}
+
 static int is_flat(const cuda_operand *operand, const cuda_tensor *shape)
 {
     const cuda_tensor *t = &operand->tensor;
@@ -722,12 +770,19 @@ static mmebm_status loss_backward(const mmebm_device *device, const cuda_layer_c
 {
     const loss_call arguments = loss_arguments(call);
     const cuda_tensor *by_mean = &arguments.by_mean, *shape = &arguments.shape;
-    const int flat = has_flat_rows(&arguments) && !arguments.by_target.data && by_mean->data &&
-                     by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES &&
-                     shape->channels <= (int32_t)LANES;
-    const int64_t per_row = flat ? (int64_t)shape->height * shape->width : row_count(shape);
-    return mmebm__cuda_launch(device, "gradient of likelihood", flat ? flat_loss_backward_kernel : loss_backward_kernel,
-                              row_grid(per_row, call->rows), CUDA_BLOCK, 0, arguments);
+    const int flat = has_flat_rows(&arguments) && !arguments.by_target.data && by_mean->data;
+    const int padded = flat && by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES &&
+                       shape->channels < (int32_t)LANES;
+    const int dense = flat && by_mean->stride == shape->channels &&
+                      reinterpret_cast<uintptr_t>(by_mean->data) % 16 == 0;
+    const int64_t per_row = padded  ? (int64_t)shape->height * shape->width
+                            : dense ? row_count(shape) / 4
+                                    : row_count(shape);
+    const auto kernel = padded  ? flat_loss_backward_kernel
+                        : dense ? dense_loss_backward_kernel
+                                : loss_backward_kernel;
+    return mmebm__cuda_launch(device, "gradient of likelihood", kernel, row_grid(per_row, call->rows), CUDA_BLOCK, 0,
+                              arguments);
 }
 
 /* ---- the table */

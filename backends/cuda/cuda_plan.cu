@@ -195,6 +195,69 @@ static void choose_lanes(mmebm_plan *plan)
     plan->lanes = begun < CUDA_LANES ? begun : (int32_t)CUDA_LANES;
 }
 
+/* ---- sums of single numbers: the terms of an energy, added by one kernel */
+
+/* Numbers that operand `from` of an addition stands for; 0: it is none that can be added so. */
+static int32_t terms_of(const mmebm_plan *plan, int32_t from)
+{
+    const cuda_node *node = &plan->nodes[from];
+    if (plan->graph->layers[from].kind == MMEBM_LAYER_INPUT || node->base != from) return 0;
+    return node->terms && plan->readers[from] == 1 && !plan->is_output[from] ? node->terms : 1;
+}
+
+static void fold_sums(mmebm_plan *plan)
+{
+    for (uint32_t l = 0; l < plan->graph->layer_count; ++l) {
+        const mmebm_layer *layer = &plan->graph->layers[l];
+        cuda_node *node = &plan->nodes[l];
+        if (layer->kind != MMEBM_LAYER_ADD || layer->count != 1 || node->product >= 0 || node->done) continue;
+        const int32_t from[2] = {layer_input(plan->graph, (int32_t)l, 0), layer_input(plan->graph, (int32_t)l, 1)};
+        const int32_t terms[2] = {terms_of(plan, from[0]), terms_of(plan, from[1])};
+        if (!terms[0] || !terms[1]) continue;
+        const int fits = terms[0] + terms[1] <= (int32_t)MAX_SHARES;
+        node->terms = fits ? terms[0] + terms[1] : 2;
+        for (int k = 0; k < 2; ++k) plan->nodes[from[k]].folded = fits && terms[k] > 1;
+    }
+}
+
+/* ---- phases (cuda_tensor.h) */
+
+static int taps_are(const mmebm_layer *layer, int64_t kernel, int64_t stride, int64_t padding)
+{
+    for (int axis = 0; axis < 2; ++axis)
+        if (layer->kernel[axis] != kernel || layer->stride[axis] != stride || layer->padding[axis] != padding) return 0;
+    return 1;
+}
+
+/* Whether a product is a 4 x 4 convolution of stride 2 that halves an image exactly, or the transpose of one. */
+static int is_strided(const mmebm_plan *plan, int32_t l)
+{
+    const mmebm_layer *layer = &plan->graph->layers[l];
+    const cuda_node *node = &plan->nodes[l];
+    const int transposed = layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D;
+    if (layer->kind == MMEBM_LAYER_LINEAR || !taps_are(layer, 4, 2, 1)) return 0;
+    if (node->pooled || plan->nodes[layer_input(plan->graph, l, 0)].shrink != 1) return 0;
+    const int32_t *high = transposed ? node->forward.out : node->forward.in;
+    const int32_t *low = transposed ? node->forward.in : node->forward.out;
+    return high[0] == 2 * low[0] && high[1] == 2 * low[1] && mmebm__cuda_phases_fit(low[0], low[1]);
+}
+
+static void set_phases(cuda_node *node, int32_t phases)
+{
+    const int out = phases == CUDA_DOUBLED || phases == CUDA_STRIDED_BACK; /* the result is the finer side */
+    cuda_geometry forward = {};
+    for (int axis = 0; axis < 2; ++axis) {
+        forward.out[axis] = forward.in[axis] = (out ? node->forward.out[axis] : node->forward.in[axis]) / 2;
+        forward.kernel[axis] = 2;
+        forward.mul[axis] = forward.div[axis] = 1;
+    }
+    forward.direction = 1;
+    node->phases = phases;
+    node->phased_forward = node->phased_backward = forward;
+    node->phased_forward.phases_out = node->phased_backward.phases_in = out;
+    node->phased_forward.phases_in = node->phased_backward.phases_out = !out;
+}
+
 /* ---- merged convolutions */
 
 /* A convolution of an input, equal to `first` in all that decides its geometry, that writes into a concatenation. */
@@ -225,9 +288,12 @@ static int32_t f32_factors(const mmebm_plan *plan, const cuda_geometry *geometry
 /* Merged convolutions of f32 numbers want the copy engine's kernel both ways. */
 static int choose_merged_factors(const mmebm_plan *plan, cuda_node *node)
 {
+    const int whole = node->phases == CUDA_WHOLE;
     if (plan->type == TYPE_BF16) return 1;
-    node->factors = f32_factors(plan, &node->forward, padded_to_lanes(node->in_channels), node->out_channels, 1);
-    node->factors_back = f32_factors(plan, &node->backward, node->out_channels, node->in_channels, 1);
+    node->factors = f32_factors(plan, whole ? &node->forward : &node->phased_forward,
+                                padded_to_lanes(node->in_channels), node->out_channels, 1);
+    node->factors_back = f32_factors(plan, whole ? &node->backward : &node->phased_backward, node->out_channels,
+                                     node->in_channels, 1);
     return has_lines(node->factors) && has_lines(node->factors_back);
 }
 
@@ -246,8 +312,10 @@ static void merge_parts(mmebm_plan *plan, int32_t l)
         channels += plan->nodes[part].in_channels;
     }
     if (channels > MAX_CHANNELS_SIDE_BY_SIDE) return;
-    node->forward = plan->nodes[layer_input(graph, l, 0)].forward;
-    node->backward = plan->nodes[layer_input(graph, l, 0)].backward;
+    const int32_t first = layer_input(graph, l, 0);
+    node->forward = plan->nodes[first].forward;
+    node->backward = plan->nodes[first].backward;
+    if (is_strided(plan, first)) set_phases(node, CUDA_STRIDED);
     node->in_channels = channels;
     node->out_channels = layer_shape(&graph->layers[l], 1).channels;
     if (!choose_merged_factors(plan, node)) return;
@@ -257,12 +325,22 @@ static void merge_parts(mmebm_plan *plan, int32_t l)
 
 /* ---- types and geometry */
 
+/* Whether a loss reads the layer, or a view of it. */
+static int loss_reads(const mmebm_plan *plan, int32_t base)
+{
+    const mmebm_graph *graph = plan->graph;
+    for (uint32_t l = 0; l < graph->layer_count; ++l)
+        for (uint32_t k = 0; is_loss(&graph->layers[l]) && k < graph->layers[l].edge_count; ++k)
+            if (plan->nodes[layer_input(graph, (int32_t)l, k)].base == base) return 1;
+    return 0;
+}
+
 /* Inputs, outputs, single numbers and what losses read stay f32. */
 static int32_t value_type(const mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
     const int wide =
-        layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || layer->count == 1 || read_by(plan, l, is_loss, 0);
+        layer->kind == MMEBM_LAYER_INPUT || plan->is_output[l] || layer->count == 1 || loss_reads(plan, l);
     return wide ? (int32_t)TYPE_F32 : plan->type;
 }
 
@@ -388,6 +466,18 @@ static void choose_placed(mmebm_plan *plan)
     }
 }
 
+/* Products of one input (decoders of one latent) would wait for each other to add to its gradient: each has a place. */
+static void cut_shares(mmebm_plan *plan, cuda_cutter *cutter, int32_t input)
+{
+    const mmebm_graph *graph = plan->graph;
+    int32_t products[MAX_SHARES], count = 0;
+    for (uint32_t l = 0; l < graph->layer_count && count < (int32_t)MAX_SHARES; ++l)
+        if (is_product(&graph->layers[l]) && !plan->nodes[l].merged && layer_input(graph, (int32_t)l, 0) == input)
+            products[count++] = (int32_t)l;
+    for (int32_t k = 0; count > 1 && k < count; ++k)
+        cut_tensor(cutter, plan, layer_shape(&graph->layers[input], 1), TYPE_F32, &plan->nodes[products[k]].by_input[0]);
+}
+
 /* Inputs of a layer that passes gradients on through memory of its own. */
 static void cut_by_input(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
 {
@@ -441,39 +531,33 @@ static void choose_factors(mmebm_plan *plan, int32_t l)
 }
 
 /* Whether the phases of a product can be worked on, forward and back. */
-static int phases_fit(const mmebm_plan *plan, int32_t l, const cuda_geometry *forward, const cuda_geometry *backward)
+static int phases_fit(const mmebm_plan *plan, int32_t l)
 {
     const cuda_node *node = &plan->nodes[l];
+    const cuda_geometry *forward = &node->phased_forward, *backward = &node->phased_backward;
     if (plan->type == TYPE_BF16) return mmebm__cuda_phases_fit(forward->out[0], forward->out[1]);
     return has_lines(f32_factors(plan, forward, node->in_channels, node->out_channels, !reads_input(plan, l))) &&
            has_lines(f32_factors(plan, backward, node->out_channels, node->in_channels, 1));
 }
 
-/* A 3 x 3 convolution of a doubled image, or one that is halved at once. */
-static void choose_phases(mmebm_plan *plan, int32_t l)
+/* What phases suit a product, if they can be worked on. */
+static int32_t suitable_phases(const mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
+    const cuda_node *node = &plan->nodes[l], *source = &plan->nodes[layer_input(plan->graph, l, 0)];
+    if (is_strided(plan, l)) return layer->kind == MMEBM_LAYER_CONV2D ? CUDA_STRIDED : CUDA_STRIDED_BACK;
+    if (layer->kind != MMEBM_LAYER_CONV2D || !taps_are(layer, 3, 1, 1)) return CUDA_WHOLE;
+    if (!node->pooled && source->shrink == 2 && !needs_copy(plan, l)) return CUDA_DOUBLED;
+    return node->pooled && source->shrink == 1 ? CUDA_HALVED : CUDA_WHOLE;
+}
+
+static void choose_phases(mmebm_plan *plan, int32_t l)
+{
     cuda_node *node = &plan->nodes[l];
-    const cuda_node *source = &plan->nodes[layer_input(plan->graph, l, 0)];
-    const int doubled = !node->pooled && source->shrink == 2 && !needs_copy(plan, l);
-    const int halved = node->pooled && source->shrink == 1;
-    if (layer->kind != MMEBM_LAYER_CONV2D || node->merged || (!doubled && !halved)) return;
-    for (int axis = 0; axis < 2; ++axis)
-        if (layer->kernel[axis] != 3 || layer->stride[axis] != 1 || layer->padding[axis] != 1) return;
-    cuda_geometry forward = {}, backward;
-    for (int axis = 0; axis < 2; ++axis) {
-        forward.out[axis] = forward.in[axis] = node->forward.in[axis] / 2;
-        forward.kernel[axis] = 2;
-        forward.mul[axis] = forward.div[axis] = 1;
-    }
-    forward.direction = 1;
-    backward = forward;
-    forward.phases_out = backward.phases_in = doubled;
-    forward.phases_in = backward.phases_out = halved;
-    if (!phases_fit(plan, l, &forward, &backward)) return;
-    node->phases = doubled ? CUDA_DOUBLED : CUDA_HALVED;
-    node->phased_forward = forward;
-    node->phased_backward = backward;
+    const int32_t phases = node->merged ? (int32_t)CUDA_WHOLE : suitable_phases(plan, l);
+    if (phases == CUDA_WHOLE) return;
+    set_phases(node, phases);
+    if (!phases_fit(plan, l)) node->phases = CUDA_WHOLE;
 }
 
 /* Taps of packed weights. */
@@ -503,7 +587,7 @@ static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int wi
 static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
 {
     cuda_node *node = &plan->nodes[l];
-    const int32_t taps = node->forward.kernel[0] * node->forward.kernel[1];
+    const int32_t taps = packed_taps(node);
     cuda_tensor shape = {};
     shape.height = node->forward.in[0];
     shape.width = node->forward.in[1];
@@ -533,12 +617,12 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
     const int32_t taps = gather->kernel[0] * gather->kernel[1];
     const int64_t in = (int64_t)node->forward.in[0] * node->forward.in[1],
                   out = (int64_t)node->forward.out[0] * node->forward.out[1];
-    size_t floats = larger(
-        mmebm__cuda_product_scratch(taps, padded_to_lanes(node->in_channels), node->out_channels, plan->capacity * out),
-        mmebm__cuda_product_scratch(taps, padded_to_lanes(node->out_channels), node->in_channels, plan->capacity * in));
-    if (plan->type == TYPE_F32) floats = 0;
+    size_t floats = larger(mmebm__cuda_product_scratch(node->factors, taps, padded_to_lanes(node->in_channels),
+                                                       node->out_channels, plan->capacity * out),
+                           mmebm__cuda_product_scratch(node->factors_back, taps, padded_to_lanes(node->out_channels),
+                                                       node->in_channels, plan->capacity * in));
     if (!weight_gradient) return floats;
-    const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count;
+    const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count + node->out_channels;
     floats = larger(floats, mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX)); /* bias */
     return larger(floats,
                   mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
@@ -574,6 +658,7 @@ static size_t lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memor
     plan->weights = static_cast<float *>(cut(&cutter, graph->weight_count * sizeof(float)));
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         const mmebm_layer *layer = &graph->layers[l];
+        if (layer->kind == MMEBM_LAYER_INPUT && plan->wanted[l]) cut_shares(plan, &cutter, (int32_t)l);
         if (layer->kind == MMEBM_LAYER_INPUT) continue;
         if (is_product(layer)) cut_product(plan, &cutter, (int32_t)l, plan->wanted[layer_input(graph, (int32_t)l, 0)]);
         if (plan->nodes[l].done) continue;
@@ -593,7 +678,7 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     const mmebm_host *host = &device->host;
     const size_t layers = spec->graph->layer_count;
     const size_t bytes =
-        sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 2);
+        sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 3);
     char *block = static_cast<char *>(host->allocate(host->owner, bytes, 64));
     if (!block) {
         host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
@@ -612,6 +697,7 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     plan->sole_reader = plan->readers + layers;
     plan->wanted = reinterpret_cast<unsigned char *>(plan->sole_reader + layers);
     plan->is_output = plan->wanted + layers;
+    plan->idle = plan->is_output + layers;
     return plan;
 }
 
@@ -662,6 +748,7 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
     find_views(made);
     note_readers(made);
     choose_placed(made);
+    fold_sums(made);
     choose_lanes(made);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (is_product(&made->graph->layers[l])) set_geometry(made, (int32_t)l);
@@ -692,85 +779,4 @@ void mmebm__cuda_plan_destroy(mmebm_plan *plan)
 size_t mmebm__cuda_plan_size(const mmebm_plan *plan)
 {
     return plan->host_bytes + plan->device_bytes;
-}
-
-/* ---- weights */
-
-/* Forward, a convolution's or linear layer's weights [out][tap][in] have the result's channels first; the other way,
- * and for a transposed one, the source's. */
-static mmebm_status pack_both(const mmebm_plan *plan, cuda_pack *call, const cuda_node *node)
-{
-    call->factors = node->factors;
-    call->packed = node->packed_forward;
-    CUDA_TRY(mmebm__cuda_pack(plan->device, call));
-    if (!node->packed_backward) return MMEBM_OK;
-    cuda_pack other = *call;
-    other.factors = node->factors_back;
-    other.packed = node->packed_backward;
-    other.source_channels = call->out_channels;
-    other.out_channels = call->source_channels;
-    other.source_first = call->out_first;
-    other.out_first = call->source_first;
-    other.result_first = !call->result_first;
-    if (call->phases == CUDA_DOUBLED) other.phases = CUDA_DOUBLED_BACK;
-    if (call->phases == CUDA_HALVED) other.phases = CUDA_HALVED_BACK;
-    other.all_out_channels = call->all_source_channels;
-    return mmebm__cuda_pack(plan->device, &other);
-}
-
-static cuda_pack pack_call(const mmebm_plan *plan, int32_t l)
-{
-    const mmebm_layer *layer = &plan->graph->layers[l];
-    const cuda_node *node = &plan->nodes[l];
-    cuda_pack call = {};
-    call.weights = plan->weights + plan->graph->tensors[layer->weight].offset;
-    call.taps = node->forward.kernel[0] * node->forward.kernel[1];
-    call.source_channels = call.all_source_channels = node->in_channels;
-    call.out_channels = call.all_out_channels = node->out_channels;
-    call.result_first = layer->kind != MMEBM_LAYER_CONV_TRANSPOSE2D;
-    call.phases = node->phases;
-    return call;
-}
-
-static mmebm_status pack_merged(const mmebm_plan *plan, int32_t l)
-{
-    const mmebm_graph *graph = plan->graph;
-    const cuda_node *node = &plan->nodes[l];
-    int32_t source_first = 0, out_first = 0;
-    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
-        const mmebm_layer *layer = merged_part(graph, l, k);
-        cuda_pack call = pack_call(plan, layer_input(graph, l, k));
-        call.source_first = source_first;
-        call.out_first = out_first;
-        call.all_source_channels = node->in_channels;
-        call.all_out_channels = node->out_channels;
-        CUDA_TRY(pack_both(plan, &call, node));
-        if (node->merged_bias)
-            CUDA_TRY(mmebm__cuda_copy(plan->device, node->merged_bias + out_first,
-                                      plan->weights + graph->tensors[layer->bias].offset,
-                                      (size_t)call.out_channels * sizeof(float)));
-        source_first += call.source_channels;
-        out_first += call.out_channels;
-    }
-    return MMEBM_OK;
-}
-
-static mmebm_status pack_layer(const mmebm_plan *plan, int32_t l)
-{
-    const mmebm_layer *layer = &plan->graph->layers[l];
-    const cuda_node *node = &plan->nodes[l];
-    if (node->merged) return layer->kind == MMEBM_LAYER_CONCAT ? pack_merged(plan, l) : MMEBM_OK;
-    if (!is_product(layer)) return MMEBM_OK;
-    cuda_pack call = pack_call(plan, l);
-    return pack_both(plan, &call, node);
-}
-
-mmebm_status mmebm__cuda_plan_load_weights(mmebm_plan *plan, const float *weights)
-{
-    const cuda_scope scope(plan->device);
-    const mmebm_graph *graph = plan->graph;
-    if (!graph->weight_count) return MMEBM_OK;
-    CUDA_TRY(mmebm__cuda_copy(plan->device, plan->weights, weights, graph->weight_count * sizeof(float)));
-    for (uint32_t l = 0; l < graph->layer_count; ++l) CUDA_TRY(pack_layer(plan, (int32_t)l));
-    return MMEBM_OK;
 }

@@ -35,16 +35,18 @@ struct cuda_node {
     int32_t tail, pooled, sum; /* sum: layer number of the addition taken over, -1 = none */
     int32_t sum_edge;          /* which input of it the product is */
     cuda_geometry forward, backward;
-    int32_t phases; /* CUDA_WHOLE, CUDA_DOUBLED or CUDA_HALVED: the products of the layer and of its source's gradient
-                       run at the low resolution (cuda_geometry), by the two below */
+    int32_t phases; /* not CUDA_WHOLE: the products of the layer and of its source's gradient run at the low resolution
+                       (cuda_geometry), by the two below */
     cuda_geometry phased_forward, phased_backward;
     int32_t in_channels, out_channels;
     int32_t factors, factors_back; /* enum cuda_factors: of the layer and of its source's gradient */
     void *packed_forward, *packed_backward; /* weights */
     cuda_tensor packed_source;              /* an aligned copy of the source, or of all; data NULL = not needed */
-    /* of other layers: gradients by their inputs on their way to them */
+    /* gradients by inputs on their way to them: of layers without weights; [0], of products that share an input */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */
+    /* of an addition of single numbers: how many it adds up (0: otherwise), with those of additions folded into it */
+    int32_t terms, folded;
     /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node
      * then has a product's fields too. */
     int32_t merged;              /* also of its parts: they do not run on their own */
@@ -69,7 +71,7 @@ struct mmebm_plan {
     int32_t tf32; /* products round their factors to tf32 */
     cuda_node *nodes;
     cuda_collected *collected;
-    unsigned char *wanted; /* of the current run */
+    unsigned char *wanted, *idle; /* of the current run: gradients, values that nobody reads */
     unsigned char *is_output;
     int32_t *readers, *sole_reader; /* how many edges lead from a layer, and one of their ends */
     float *weights;                 /* device: copy for biases and batch norm */

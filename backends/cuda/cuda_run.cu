@@ -112,6 +112,21 @@ static cuda_operand readable_source(const cuda_pass *pass, int32_t product)
     return copy;
 }
 
+/* The aligned copy of a product's source. */
+static mmebm_status pack_source(const cuda_pass *pass, int32_t product)
+{
+    const cuda_tensor *packed = &pass->plan->nodes[product].packed_source;
+    const cuda_operand source = source_of(pass, product);
+    if (source.tensor.type != TYPE_F32 || source.shrink != 1 || packed->channels > (int32_t)MAX_CHANNELS_SIDE_BY_SIDE)
+        return combine(pass, packed, &source, NULL);
+    cuda_side_by_side image = {}; /* few channels: pixel by pixel */
+    image.packed = *packed;
+    image.rows = pass->run->rows;
+    image.count = 1;
+    image.parts[0] = source.tensor;
+    return mmebm__cuda_gather_parts(device_of(pass), &image);
+}
+
 static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
     product->partials = pass->plan->partials[pass->fork->now];
@@ -122,10 +137,7 @@ static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
 {
     const mmebm_layer *layer = &pass->graph->layers[l];
     const cuda_node *node = &pass->plan->nodes[l], *tail = &pass->plan->nodes[node->tail];
-    if (node->packed_source.data) {
-        const cuda_operand source = source_of(pass, l);
-        CUDA_TRY(combine(pass, &node->packed_source, &source, NULL));
-    }
+    if (node->packed_source.data) CUDA_TRY(pack_source(pass, l));
     const cuda_operand source = readable_source(pass, l);
     cuda_product product = {};
     product.factors = node->factors;
@@ -174,10 +186,11 @@ static cuda_product merged_product(const cuda_pass *pass, int32_t l, int backwar
     cuda_product product = {};
     product.factors = backward ? node->factors_back : node->factors;
     product.geometry = backward ? node->backward : node->forward;
+    if (node->phases != CUDA_WHOLE) product.geometry = backward ? node->phased_backward : node->phased_forward;
     product.source = node->packed_source;
     product.shrink = 1;
     product.weights = backward ? node->packed_backward : node->packed_forward;
-    product.out_channels = backward ? node->in_channels : node->out_channels;
+    product.out_channels = backward ? padded_to_lanes(node->in_channels) : node->out_channels; /* zeros: by vectors */
     product.rows = pass->run->rows;
     product.epilogue.bias = backward ? NULL : node->merged_bias;
     product.epilogue.source_scale = product.epilogue.scale = 1.0f;
@@ -228,6 +241,35 @@ static cuda_layer_call layer_call(const cuda_pass *pass, int32_t l)
     return call;
 }
 
+static void add_share(cuda_shares *shares, const void *part, float scale)
+{
+    shares->parts[shares->count] = static_cast<const float *>(part);
+    shares->scales[shares->count++] = scale;
+}
+
+/* The terms of an addition of single numbers, with those of additions that it takes over. */
+static void add_terms(const cuda_pass *pass, int32_t l, float scale, cuda_shares *shares)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    for (uint32_t k = 0; k < 2; ++k) {
+        const int32_t from = layer_input(pass->graph, l, k);
+        const float factor = scale * (k ? layer->beta : layer->alpha);
+        if (pass->plan->nodes[from].folded)
+            add_terms(pass, from, factor, shares);
+        else
+            add_share(shares, pass->plan->nodes[from].raw.data, factor);
+    }
+}
+
+static mmebm_status sum_forward(const cuda_pass *pass, int32_t l)
+{
+    cuda_shares shares = {};
+    shares.out = static_cast<float *>(pass->plan->nodes[l].raw.data);
+    shares.numbers = pass->run->rows;
+    add_terms(pass, l, 1.0f, &shares);
+    return mmebm__cuda_add_shares(device_of(pass), &shares);
+}
+
 static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
 {
     const mmebm_layer *layer = &pass->graph->layers[l];
@@ -241,6 +283,7 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     }
     if (layer->kind == MMEBM_LAYER_CONCAT) return concat_forward(pass, l);
     const int add = layer->kind == MMEBM_LAYER_ADD;
+    if (node->terms) return sum_forward(pass, l);
     cuda_operand a = values_of(pass, layer_input(pass->graph, l, 0), add ? layer->alpha : 1.0f);
     if (layer->kind == MMEBM_LAYER_UPSAMPLE) a.shrink = (int32_t)layer->factor;
     if (halving) {
@@ -257,38 +300,84 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     return combine(pass, &out, &a, &b);
 }
 
-/* Lanes of what layer l reads; of a group, what its layers read. */
+/* A layer that may be left out of the forward pass, if nobody reads its values. */
+static int may_idle(const cuda_pass *pass, int32_t l)
+{
+    const cuda_node *node = &pass->plan->nodes[l];
+    switch (pass->graph->layers[l].kind) {
+    case MMEBM_LAYER_LINEAR: /* its copy of the source serves the weights' gradient */
+        return node->product == l && node->tail == l && node->sum < 0 && !node->act.data && !pass->run->weight_gradient;
+    case MMEBM_LAYER_ADD: return node->product < 0 && !node->act.data;
+    case MMEBM_LAYER_NLL:
+    case MMEBM_LAYER_PRIOR:
+    case MMEBM_LAYER_GLOBAL_AVG_POOL: return 1;
+    default: return 0;
+    }
+}
+
+/* Whether a layer's backward pass reads the values of its inputs. */
+static int reads_back(const cuda_pass *pass, int32_t l)
+{
+    const mmebm_layer *layer = &pass->graph->layers[l];
+    if (!pass->run->seeds) return 0;
+    if (is_loss(layer) || (is_product(layer) && pass->run->weight_gradient)) return 1;
+    for (uint32_t k = 0; k < layer->edge_count; ++k)
+        if (pass->plan->nodes[layer_input(pass->graph, l, k)].activated) return 1;
+    return 0;
+}
+
+/* In a chain, what only leads to an energy that nobody asked for. */
+static void mark_idle(const cuda_pass *pass)
+{
+    const mmebm_graph *graph = pass->graph;
+    unsigned char *idle = pass->plan->idle;
+    memset(idle, 1, graph->layer_count);
+    for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o)
+        if (pass->run->outputs[o]) idle[graph->outputs[o]] = 0;
+    for (int32_t l = (int32_t)graph->layer_count; l-- > 0;) {
+        idle[l] = idle[l] && may_idle(pass, l);
+        for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
+            if (!idle[l] || reads_back(pass, l)) idle[layer_input(graph, l, k)] = 0;
+    }
+}
+
+/* Lanes of what layer l reads; of a group, what its layers read. Inputs are there from the beginning. */
 static uint32_t lanes_read(const cuda_pass *pass, int32_t l)
 {
     const mmebm_graph *graph = pass->graph;
     const int32_t product = pass->plan->nodes[l].product;
     uint32_t lanes = 0;
-    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
-        lanes |= lane_set(pass->plan->nodes[layer_input(graph, l, k)].lane);
+    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
+        const int32_t from = layer_input(graph, l, k);
+        if (graph->layers[from].kind == MMEBM_LAYER_INPUT) continue;
+        lanes |= pass->plan->nodes[from].folded ? lanes_read(pass, from) : lane_set(pass->plan->nodes[from].lane);
+    }
     return product < 0 || product == l ? lanes : lanes | lanes_read(pass, product);
 }
 
 static mmebm_status forward(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
+    mark_idle(pass);
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         const cuda_node *node = &pass->plan->nodes[l];
-        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
+        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || node->folded || pass->plan->idle[l] ||
+            (is_product(&graph->layers[l]) && node->merged))
             continue;
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane));
+        mmebm__cuda_fork_enter(pass->fork, node->lane);
         CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, lanes_read(pass, (int32_t)l)));
         CUDA_TRY(layer_forward(pass, (int32_t)l));
     }
-    if (!pass->run->seeds || pass->run->outputs) CUDA_TRY(mmebm__cuda_fork_join(pass->fork));
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
         const cuda_operand values = values_of(pass, graph->outputs[o], 1.0f);
         cuda_tensor out = layer_shape(&graph->layers[graph->outputs[o]], 1);
         out.data = pass->run->outputs[o];
         out.type = TYPE_F32;
+        mmebm__cuda_fork_enter(pass->fork, pass->plan->nodes[graph->outputs[o]].lane);
         CUDA_TRY(combine(pass, &out, &values, NULL));
     }
-    return MMEBM_OK;
+    return !pass->run->seeds || pass->run->outputs ? mmebm__cuda_fork_meet(pass->fork) : MMEBM_OK;
 }
 
 /* ---- collecting gradients */
@@ -416,13 +505,12 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
 {
     const mmebm_layer *layer = &pass->graph->layers[l];
     const cuda_node *node = &pass->plan->nodes[l];
-    if (node->merged && node->packed_source.data) { /* the forward pass copied all sources side by side instead */
-        const cuda_operand own = source_of(pass, l);
-        CUDA_TRY(combine(pass, &node->packed_source, &own, NULL));
-    }
+    if (node->merged && node->packed_source.data) /* the forward pass copied all sources side by side instead */
+        CUDA_TRY(pack_source(pass, l));
     const cuda_operand source = readable_source(pass, l);
     const int transposed = layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D;
     cuda_weight_gradient call = {};
+    call.factors = pass->plan->type == TYPE_BF16 ? FACTORS_BF16 : pass->plan->tf32 ? FACTORS_TF32 : FACTORS_SPLIT;
     call.geometry = transposed ? node->backward : node->forward;
     call.small_side = transposed ? source.tensor : gradient->tensor;
     call.large_side = transposed ? gradient->tensor : source.tensor;
@@ -434,9 +522,10 @@ static mmebm_status product_weight_gradients(const cuda_pass *pass, int32_t l, c
     call.rows = pass->run->rows;
     call.gradient = weight_gradient_of(pass, layer->weight);
     call.partials = pass->plan->partials[pass->fork->now];
-    CUDA_TRY(mmebm__cuda_weight_gradient(device_of(pass), &call));
     float *bias = weight_gradient_of(pass, layer->bias);
-    if (!bias) return MMEBM_OK;
+    if (!transposed) call.bias = bias;
+    CUDA_TRY(mmebm__cuda_weight_gradient(device_of(pass), &call));
+    if (!bias || !transposed) return MMEBM_OK;
     cuda_operand sums = *gradient;
     sums.tensor.channels = node->out_channels;
     return mmebm__cuda_bias_gradient(device_of(pass), &sums, pass->run->rows, bias, call.partials);
@@ -464,8 +553,13 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
         end->mask = values_of(pass, from, 1.0f).tensor;
         end->mask_slope = base->act_slope;
     }
-    CUDA_TRY(collected_for(pass, from, &end->residual));
+    const int shares = node->by_input[0].data != NULL;
     end->raw = gradient_memory(pass, from);
+    end->residual.shrink = 1;
+    if (shares)
+        end->raw.data = node->by_input[0].data;
+    else
+        CUDA_TRY(collected_for(pass, from, &end->residual));
     if (positions_in(&node->forward) == 1 && source->shrink == 1) { /* flattened: one pixel */
         if (end->residual.scale != 0.0f && !is_plain(&end->residual)) {
             CUDA_TRY(settle(pass, source->base));
@@ -475,7 +569,7 @@ static mmebm_status product_input_gradient(const cuda_pass *pass, int32_t l, con
         end->raw.channels = end->mask.channels = end->residual.tensor.channels = node->in_channels;
     }
     CUDA_TRY(run_product(pass, &product));
-    mark_settled(pass, source->base);
+    if (!shares) mark_settled(pass, source->base);
     return MMEBM_OK;
 }
 
@@ -513,7 +607,8 @@ static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_opera
     for (int32_t k = 0; k < images.count; ++k)
         any |= pass->plan->wanted[layer_input(graph, layer_input(graph, l, (uint32_t)k), 0)];
     if (!any) return MMEBM_OK;
-    CUDA_TRY(readable_gradient(pass, l, pass->plan->nodes[l].factors_back, 2, &gradient));
+    const cuda_node *node = &pass->plan->nodes[l];
+    CUDA_TRY(readable_gradient(pass, l, node->factors_back, node->phases == CUDA_WHOLE ? 2 : 1, &gradient));
     cuda_product product = merged_product(pass, l, 1);
     product.source = gradient.tensor;
     product.shrink = gradient.shrink;
@@ -622,21 +717,42 @@ static mmebm_status seed_outputs(const cuda_pass *pass)
     return MMEBM_OK;
 }
 
-/* Inputs whose gradient nobody wrote to its place yet. */
+/* What products that share an input gave for its gradient. */
+static cuda_shares shares_of(const cuda_pass *pass, int32_t input)
+{
+    const mmebm_plan *plan = pass->plan;
+    cuda_shares shares = {};
+    for (uint32_t l = 0; l < pass->graph->layer_count; ++l) {
+        const cuda_node *node = &plan->nodes[l];
+        if (is_product(&pass->graph->layers[l]) && node->by_input[0].data && plan->wanted[l] &&
+            plan->collected[node->tail].set && layer_input(pass->graph, (int32_t)l, 0) == input)
+            add_share(&shares, node->by_input[0].data, 1.0f);
+    }
+    return shares;
+}
+
+/* Gradients by inputs that do not lie in their places yet. */
 static mmebm_status deliver_input_gradients(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
     for (uint32_t i = 0; pass->run->input_gradients && i < graph->input_count; ++i) {
         const int32_t l = graph->inputs[i];
         if (!pass->run->input_gradients[i]) continue;
+        const cuda_tensor own = gradient_memory(pass, l);
+        cuda_shares shares = shares_of(pass, l);
+        shares.out = static_cast<float *>(own.data);
+        shares.numbers = pass->run->rows * elements_of(&own);
         if (pass->plan->collected[l].set) {
             CUDA_TRY(settle(pass, l));
-            continue;
+            add_share(&shares, shares.out, 1.0f);
         }
-        const cuda_tensor own = gradient_memory(pass, l);
-        const size_t bytes = (size_t)(pass->run->rows * elements_of(&own)) * sizeof(float);
-        CUDA_TRY(mmebm__cuda_check(device_of(pass), cudaMemsetAsync(own.data, 0, bytes, device_of(pass)->stream),
-                                   "cudaMemsetAsync"));
+        if (!shares.count)
+            CUDA_TRY(mmebm__cuda_check(device_of(pass),
+                                       cudaMemsetAsync(own.data, 0, (size_t)shares.numbers * sizeof(float),
+                                                       device_of(pass)->stream),
+                                       "cudaMemsetAsync"));
+        else if (shares.count > 1 || shares.parts[0] != shares.out)
+            CUDA_TRY(mmebm__cuda_add_shares(device_of(pass), &shares));
     }
     return MMEBM_OK;
 }
@@ -653,11 +769,11 @@ static mmebm_status backward(const cuda_pass *pass)
     CUDA_TRY(seed_outputs(pass));
     for (uint32_t l = graph->layer_count; l-- > 0;) {
         if (graph->layers[l].kind == MMEBM_LAYER_INPUT || !plan->collected[l].set) continue;
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane));
+        mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane);
         CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, plan->collected[l].lanes));
         CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
     }
-    CUDA_TRY(mmebm__cuda_fork_join(pass->fork));
+    CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));
     return deliver_input_gradients(pass);
 }
 
@@ -665,7 +781,7 @@ mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
 {
     const cuda_scope scope(plan->device);
     cuda_fork fork;
-    mmebm__cuda_fork_begin(&fork, plan->device);
+    CUDA_TRY(mmebm__cuda_fork_begin(&fork, plan->device, plan->lanes));
     const cuda_pass pass = {plan, plan->graph, run, &fork};
     CUDA_TRY(forward(&pass));
     return run->seeds ? backward(&pass) : MMEBM_OK;

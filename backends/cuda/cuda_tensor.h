@@ -38,6 +38,17 @@ struct cuda_combine {
 };
 mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call);
 
+/* out <- the sum of scale * part, f32 numbers one after another, in order; out may be one of the parts. */
+enum { MAX_SHARES = 16 };
+struct cuda_shares {
+    float *out;
+    int64_t numbers;
+    int32_t count;
+    const float *parts[MAX_SHARES + 1];
+    float scales[MAX_SHARES + 1];
+};
+mmebm_status mmebm__cuda_add_shares(const mmebm_device *device, const cuda_shares *call);
+
 /* Images of few channels each, side by side: pixel p of packed holds those of parts[0], parts[1], ... and zeros. split
  * goes back; parts whose data is NULL are left out. Parts are f32. */
 enum { MAX_PARTS_SIDE_BY_SIDE = 16, MAX_CHANNELS_SIDE_BY_SIDE = 64 /* of all; then zeros cost too much */ };
@@ -58,7 +69,9 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
  *   linear          one tap
  * Phases. A same-size 3 x 3 convolution that reads an image doubled by nearest neighbours, or whose result is halved by
  * 2 x 2 sums, is four convolutions of 2 x 2 taps at the low resolution, whose weights are sums of the nine: 4/9 of the
- * arithmetic. out and in are then the low resolution's, and result or source is seen as four images, pixels (2 i + py,
+ * arithmetic. A 4 x 4 convolution of stride 2 and padding 1 of an even image is so too, by four of its taps at a time;
+ * back through it, phases spare the three taps in four that meet nothing.
+ * out and in are then the low resolution's, and result or source is seen as four images, pixels (2 i + py,
  * 2 j + px) of the high one; low pixel i meets at tap a low pixel
  *   phases_out   i + py - 1 + a      one image of the result at a time
  *   phases_in    i - py + a          summed over the source's four images */
@@ -68,8 +81,17 @@ struct cuda_geometry {
     int32_t phases_out, phases_in; /* 0 or 1 */
 };
 
-/* Which sums of weights four phases are made of; CUDA_WHOLE: none. Gradients by the source want the _BACK ones. */
-enum { CUDA_WHOLE, CUDA_DOUBLED, CUDA_DOUBLED_BACK, CUDA_HALVED, CUDA_HALVED_BACK };
+/* Which sums of weights four phases are made of; CUDA_WHOLE: none. Gradients by the source want the _BACK ones; a
+ * transposed convolution has CUDA_STRIDED's the other way round. */
+enum {
+    CUDA_WHOLE,
+    CUDA_DOUBLED,
+    CUDA_DOUBLED_BACK,
+    CUDA_HALVED,
+    CUDA_HALVED_BACK,
+    CUDA_STRIDED,
+    CUDA_STRIDED_BACK
+};
 /* Whether phases of such low resolution can be worked on. */
 int mmebm__cuda_phases_fit(int32_t height, int32_t width);
 
@@ -98,7 +120,7 @@ enum cuda_factors {
 };
 
 /* Whether weights are packed by lines of source channels (cuda_pack). */
-static inline int has_lines(int32_t factors)
+static __host__ __device__ inline int has_lines(int32_t factors)
 {
     return factors != FACTORS_ANY_F32 && factors != FACTORS_ANY_TF32;
 }
@@ -112,10 +134,11 @@ struct cuda_product {
     int32_t out_channels;
     int64_t rows;
     cuda_epilogue epilogue;
-    float *partials; /* bf16: mmebm__cuda_product_scratch() floats */
+    float *partials; /* mmebm__cuda_product_scratch() floats */
 };
 /* Long sums over one tap (large linear layers) are made in parts. pixels: result pixels of all rows. */
-size_t mmebm__cuda_product_scratch(int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels);
+size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
+                                   int64_t pixels);
 mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product);
 /* Whether a product of a shape can be made by FACTORS_TF32 or FACTORS_SPLIT, of a source at multiples of 16 bytes. */
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
@@ -133,31 +156,35 @@ struct cuda_pack {
     void *packed;
     int32_t taps, source_channels, out_channels; /* of the tensor; the packed ones are padded */
     int32_t result_first;
-    int32_t phases;        /* CUDA_WHOLE, or with 3 x 3 taps: [phase] comes first and taps are 2 x 2 */
+    int32_t phases;        /* not CUDA_WHOLE: [phase] comes first and taps are 2 x 2 */
     /* not FACTORS_ANY_*: the tensor's place among the packed channels; places that no tensor has stay zero */
     int32_t source_first, out_first, all_source_channels, all_out_channels;
 };
 /* bytes */
 size_t mmebm__cuda_packed_size(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels);
-mmebm_status mmebm__cuda_pack(const mmebm_device *device, const cuda_pack *pack);
+/* count: at most MAX_PACKS */
+enum { MAX_PACKS = 32 };
+mmebm_status mmebm__cuda_pack(const mmebm_device *device, const cuda_pack *packs, int32_t count);
 
 /* gradient[small channel][tap][large channel] += scale * sum over rows and small pixels of small * large, where
  * geometry (a convolution's) says which large pixel meets a small one. Rows are summed in parts of fixed size into
  * `partials` (mmebm__cuda_gradient_scratch() floats) which are then added in order. */
 struct cuda_weight_gradient {
+    int32_t factors;        /* FACTORS_BF16, FACTORS_TF32 or FACTORS_SPLIT */
     cuda_geometry geometry; /* out = small, in = large */
-    cuda_tensor small_side, large_side;
-    int32_t small_shrink, large_shrink;
+    cuda_tensor small_side, large_side; /* bf16: as a product reads them; f32 ones may lie anyhow */
+    int32_t small_shrink, large_shrink; /* 1 or 2 */
     float scale;
     int64_t rows;
     float *gradient, *partials;
+    float *bias; /* += scale * sum over rows and small pixels of small; NULL = not wanted */
     int32_t small_channels, large_channels; /* of the weights: without padding */
 };
 mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call);
 /* bias[c] += sum over rows and pixels of gradient, in the same way. */
 mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_operand *gradient, int64_t rows,
                                        float *bias, float *partials);
-/* pixels: of the small side; rows: the most of a call */
+/* weight_count: with the bias; pixels: of the small side; rows: the most of a call */
 size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows);
 
 /* ---- layers without weights (cuda_layers.cu). Tensors have the shape of their layers. */

@@ -45,6 +45,8 @@ TEST(conv2d)
         CONV_CASE(KIND, IMAGE(8, 4, 33), 16, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(28, 28, 3), 16, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(28, 28, 1), 5, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(14, 10, 40), 72, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(9, 12, 24), 16, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), -1),
         CONV_CASE(KIND, IMAGE(14, 14, 16), 3, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(8, 8, 5), 16, PAIR(4, 4), PAIR(1, 1), PAIR(2, 2), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(4, 4, 16), 11, PAIR(4, 4), PAIR(1, 1), PAIR(0, 0), PAIR(0, 0), 0),
@@ -66,6 +68,8 @@ TEST(conv_transpose2d)
         CONV_CASE(KIND, IMAGE(7, 7, 16), 16, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(7, 7, 15), 17, PAIR(3, 3), PAIR(2, 2), PAIR(1, 1), PAIR(1, 1), 0),
         CONV_CASE(KIND, IMAGE(14, 14, 5), 3, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(5, 7, 72), 40, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), -1),
+        CONV_CASE(KIND, IMAGE(4, 6, 24), 16, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(1, 0), 0),
         CONV_CASE(KIND, IMAGE(1, 1, 37), 16, PAIR(7, 7), PAIR(1, 1), PAIR(0, 0), PAIR(0, 0), -1),
         CONV_CASE(KIND, IMAGE(5, 3, 2), 7, PAIR(2, 3), PAIR(3, 2), PAIR(0, 1), PAIR(2, 0), 0),
         CONV_CASE(KIND, IMAGE(7, 7, 16), 1, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
@@ -104,6 +108,9 @@ TEST(many_rows)
         CONV_CASE(KIND, IMAGE(28, 28, 32), 3, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         {.settings = {.kind = MMEBM_LAYER_LINEAR, .flatten = 1, .bias = 0}, .out_channels = 784, .input_count = 1,
          .inputs = {VECTOR(32)}},
+        {.settings = {.kind = MMEBM_LAYER_LINEAR, .flatten = 1, .bias = 0}, .out_channels = 32, .input_count = 1,
+         .inputs = {IMAGE(7, 7, 64)}}, /* a long sum */
+        CONV_CASE(KIND, IMAGE(28, 28, 16), 64, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
     };
     if (strcmp(setting.backend, "reference")) check_cases(cases, sizeof cases / sizeof *cases, check_many_rows);
 }
