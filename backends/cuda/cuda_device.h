@@ -2,13 +2,14 @@
  *
  * What all files of the CUDA backend share: the device with its one stream, the scope that keeps the caller's current
  * device, error sentences with CUDA's text, and the entries of the table.
- *   cuda_backend.cu   the table                       cuda_plan.cu      plans: fusion, buffers, weights
- *   cuda_device.cu    device, memory, sequences       cuda_run.cu       plans: one run forward and backward
- *   cuda_transfer.cu  uploads, downloads, mailboxes   cuda_pack.cu      weights as the products read them
- *   cuda_vector.cu    sums, optimiser, spectral       cuda_conv.cu      bf16 convolutions of any shape
- *   cuda_noise.cu     noise, chains (no contraction)  cuda_conv_f32.cu  f32 convolutions of any shape
- *   cuda_mixture.cu   experts                         cuda_conv_tma.cu  most of both on sm_90a, by the copy engine
- *   cuda_lanes.cu     streams side by side            cuda_gradient.cu  weight gradients
+ *   cuda_backend.cu   the table                       cuda_plan.cu      plans: fusion, choice of kernels
+ *   cuda_device.cu    device, memory, sequences       cuda_memory.cu    plans: where everything lies
+ *   cuda_transfer.cu  uploads, downloads, mailboxes   cuda_weights.cu   plans: taking over weights
+ *   cuda_vector.cu    sums, optimiser, spectral       cuda_run.cu       plans: one run forward and backward
+ *   cuda_noise.cu     noise, chains (no contraction)  cuda_pack.cu      weights as the products read them
+ *   cuda_mixture.cu   experts                         cuda_conv.cu      bf16 convolutions of any shape
+ *   cuda_lanes.cu     streams side by side            cuda_conv_f32.cu  f32 convolutions of any shape
+ *   cuda_gradient.cu  weight gradients                cuda_conv_tma.cu  most of both on sm_90a, by the copy engine
  *                                                     cuda_layers.cu    layers without weights
  */
 #ifndef MMEBM_CUDA_DEVICE_H

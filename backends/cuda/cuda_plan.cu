@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Making plans: which layers become views, which a product takes over (cuda_plan.h), what memory each needs; and taking
- * over weights. All device memory of a plan is one block, laid out twice: to measure, then for good.
+ * Making plans: which layers become views, which a product takes over (cuda_plan.h), by which kernels each runs.
  */
 #include "cuda_plan.h"
 
@@ -336,7 +335,7 @@ static int loss_reads(const mmebm_plan *plan, int32_t base)
 }
 
 /* Inputs, outputs, single numbers and what losses read stay f32. */
-static int32_t value_type(const mmebm_plan *plan, int32_t l)
+int32_t mmebm__cuda_value_type(const mmebm_plan *plan, int32_t l)
 {
     const mmebm_layer *layer = &plan->graph->layers[l];
     const int wide =
@@ -378,70 +377,6 @@ static void set_geometry(const mmebm_plan *plan, int32_t l)
     node->backward = transposed ? gather : scatter;
 }
 
-/* ---- memory */
-
-struct cuda_cutter {
-    char *memory; /* NULL: only measure */
-    size_t used;  /* SIZE_MAX after an overflow */
-};
-
-static void *cut(cuda_cutter *cutter, size_t bytes)
-{
-    const size_t alignment = 256, first = cutter->used;
-    size_t padded;
-    if (first == SIZE_MAX || __builtin_add_overflow(bytes, alignment - 1, &padded) ||
-        __builtin_add_overflow(first, padded / alignment * alignment, &cutter->used)) {
-        cutter->used = SIZE_MAX;
-        return NULL;
-    }
-    /* while measuring, any address that is not NULL will do */
-    return cutter->memory ? cutter->memory + first : reinterpret_cast<char *>(alignment) + first;
-}
-
-static void cut_tensor(cuda_cutter *cutter, const mmebm_plan *plan, cuda_tensor shape, int32_t type,
-                       cuda_tensor *tensor)
-{
-    const size_t size = type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
-    const size_t pixels = (size_t)shape.height * (size_t)shape.width;
-    size_t count;
-    *tensor = shape;
-    tensor->type = type;
-    if (__builtin_mul_overflow((size_t)plan->capacity, pixels * (size_t)shape.stride, &count) ||
-        __builtin_mul_overflow(count, size, &count))
-        count = SIZE_MAX;
-    tensor->data = cut(cutter, count);
-}
-
-static void cut_values(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
-{
-    cuda_node *node = &plan->nodes[l];
-    const cuda_tensor shape = layer_shape(&plan->graph->layers[l], node->shrink);
-    const int32_t type = value_type(plan, l);
-    if (!node->placed && (node->raw_read || node->act_layer < 0)) cut_tensor(cutter, plan, shape, type, &node->raw);
-    if (node->act_layer >= 0) cut_tensor(cutter, plan, shape, plan->type, &node->act);
-    if (with_gradient) cut_tensor(cutter, plan, shape, type, &node->gradient);
-}
-
-/* Products that end in a concatenation alone write straight into it. */
-static void place_parts(mmebm_plan *plan, int32_t l)
-{
-    const mmebm_graph *graph = plan->graph;
-    const cuda_tensor *whole = &plan->nodes[l].raw;
-    const size_t size = whole->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
-    int32_t offset = 0;
-    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
-        const int32_t part = layer_input(graph, l, k);
-        cuda_node *node = &plan->nodes[part];
-        const int32_t channels = layer_shape(&graph->layers[part], 1).channels;
-        if (node->placed) {
-            node->raw = *whole;
-            node->raw.data = static_cast<char *>(whole->data) + (size_t)offset * size;
-            node->raw.channels = channels;
-        }
-        offset += channels;
-    }
-}
-
 /* Whether each part of a concatenation begins at a multiple of 16 bytes, for the kernels that want that of f32 numbers
  * (bf16 ones are copied where it is not so). */
 static int parts_align(const mmebm_plan *plan, int32_t l)
@@ -461,49 +396,16 @@ static void choose_placed(mmebm_plan *plan)
             const int32_t part = layer_input(graph, (int32_t)l, k);
             cuda_node *node = &plan->nodes[part];
             node->placed = node->product >= 0 && plan->readers[part] == 1 && !plan->is_output[part] &&
-                           value_type(plan, part) == value_type(plan, (int32_t)l);
+                           mmebm__cuda_value_type(plan, part) == mmebm__cuda_value_type(plan, (int32_t)l);
         }
     }
 }
 
-/* Products of one input (decoders of one latent) would wait for each other to add to its gradient: each has a place. */
-static void cut_shares(mmebm_plan *plan, cuda_cutter *cutter, int32_t input)
-{
-    const mmebm_graph *graph = plan->graph;
-    int32_t products[MAX_SHARES], count = 0;
-    for (uint32_t l = 0; l < graph->layer_count && count < (int32_t)MAX_SHARES; ++l)
-        if (is_product(&graph->layers[l]) && !plan->nodes[l].merged && layer_input(graph, (int32_t)l, 0) == input)
-            products[count++] = (int32_t)l;
-    for (int32_t k = 0; count > 1 && k < count; ++k)
-        cut_tensor(cutter, plan, layer_shape(&graph->layers[input], 1), TYPE_F32, &plan->nodes[products[k]].by_input[0]);
-}
-
-/* Inputs of a layer that passes gradients on through memory of its own. */
-static void cut_by_input(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
-{
-    const mmebm_graph *graph = plan->graph;
-    const mmebm_layer *layer = &graph->layers[l];
-    if (!mmebm__cuda_backward(layer->kind) || is_halving_pool(layer, mmebm__layer_input(graph, layer, 0))) return;
-    for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
-        const int32_t from = layer_input(graph, l, k);
-        cuda_tensor shape = layer_shape(&graph->layers[from], 1);
-        int32_t type = value_type(plan, from);
-        if (!plan->wanted[from]) continue;
-        if (layer->kind == MMEBM_LAYER_NLL && plan->nodes[from].product >= 0 && shape.height * shape.width > 1) {
-            /* where the product can read it at once; the channels between stay zero */
-            type = plan->type;
-            if (type == TYPE_BF16) shape.channels = shape.stride = padded_to_lanes(shape.channels);
-        }
-        cut_tensor(cutter, plan, shape, type, &plan->nodes[l].by_input[k]);
-    }
-}
-
-/* Whether the tensor cores need an aligned bf16 copy of a product's source. */
-static int needs_copy(const mmebm_plan *plan, int32_t product)
+int mmebm__cuda_needs_copy(const mmebm_plan *plan, int32_t product)
 {
     const int32_t from = layer_input(plan->graph, product, 0);
     const cuda_node *node = &plan->nodes[from];
-    const int32_t type = node->activated ? plan->type : value_type(plan, node->base);
+    const int32_t type = node->activated ? plan->type : mmebm__cuda_value_type(plan, node->base);
     return plan->type == TYPE_BF16 && (type != TYPE_BF16 || plan->nodes[product].in_channels % LANES != 0);
 }
 
@@ -547,7 +449,7 @@ static int32_t suitable_phases(const mmebm_plan *plan, int32_t l)
     const cuda_node *node = &plan->nodes[l], *source = &plan->nodes[layer_input(plan->graph, l, 0)];
     if (is_strided(plan, l)) return layer->kind == MMEBM_LAYER_CONV2D ? CUDA_STRIDED : CUDA_STRIDED_BACK;
     if (layer->kind != MMEBM_LAYER_CONV2D || !taps_are(layer, 3, 1, 1)) return CUDA_WHOLE;
-    if (!node->pooled && source->shrink == 2 && !needs_copy(plan, l)) return CUDA_DOUBLED;
+    if (!node->pooled && source->shrink == 2 && !mmebm__cuda_needs_copy(plan, l)) return CUDA_DOUBLED;
     return node->pooled && source->shrink == 1 ? CUDA_HALVED : CUDA_WHOLE;
 }
 
@@ -560,117 +462,6 @@ static void choose_phases(mmebm_plan *plan, int32_t l)
     if (!phases_fit(plan, l)) node->phases = CUDA_WHOLE;
 }
 
-/* Taps of packed weights. */
-static int32_t packed_taps(const cuda_node *node)
-{
-    return node->phases == CUDA_WHOLE ? node->forward.kernel[0] * node->forward.kernel[1] : 16;
-}
-
-static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
-{
-    cuda_node *node = &plan->nodes[l];
-    const int32_t taps = packed_taps(node);
-    node->packed_forward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
-    node->packed_backward = NULL;
-    if (with_gradient)
-        node->packed_backward =
-            cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
-    if (!needs_copy(plan, l)) return;
-    cuda_tensor shape = {};
-    shape.height = node->forward.in[0];
-    shape.width = node->forward.in[1];
-    shape.channels = shape.stride = padded_to_lanes(node->in_channels);
-    cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
-}
-
-static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
-{
-    cuda_node *node = &plan->nodes[l];
-    const int32_t taps = packed_taps(node);
-    cuda_tensor shape = {};
-    shape.height = node->forward.in[0];
-    shape.width = node->forward.in[1];
-    shape.channels = shape.stride = padded_to_lanes(node->in_channels);
-    cut_tensor(cutter, plan, shape, plan->type, &node->packed_source);
-    node->packed_forward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
-    node->merged_bias = NULL;
-    if (merged_part(plan->graph, l, 0)->bias >= 0)
-        node->merged_bias = static_cast<float *>(cut(cutter, (size_t)node->out_channels * sizeof(float)));
-    if (!plan->wanted[l]) return;
-    node->packed_backward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
-    cut_tensor(cutter, plan, shape, TYPE_F32, &node->merged_gradient);
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Floats of partial sums that a product needs. */
-static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gradient)
-{
-    const cuda_node *node = &plan->nodes[l];
-    const cuda_geometry *gather = node->forward.direction > 0 ? &node->forward : &node->backward;
-    const int32_t taps = gather->kernel[0] * gather->kernel[1];
-    const int64_t in = (int64_t)node->forward.in[0] * node->forward.in[1],
-                  out = (int64_t)node->forward.out[0] * node->forward.out[1];
-    size_t floats = larger(mmebm__cuda_product_scratch(node->factors, taps, padded_to_lanes(node->in_channels),
-                                                       node->out_channels, plan->capacity * out),
-                           mmebm__cuda_product_scratch(node->factors_back, taps, padded_to_lanes(node->out_channels),
-                                                       node->in_channels, plan->capacity * in));
-    if (!weight_gradient) return floats;
-    const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count + node->out_channels;
-    floats = larger(floats, mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX)); /* bias */
-    return larger(floats,
-                  mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
-}
-
-/* Scratch that the products of a lane share: partial sums, and an aligned copy of one gradient. */
-static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_spec *spec)
-{
-    const mmebm_graph *graph = plan->graph;
-    const int backward = spec->weight_gradient || spec->input_gradients;
-    size_t partials = 0, copy = 0;
-    for (uint32_t l = 0; l < graph->layer_count; ++l) {
-        const cuda_node *node = &plan->nodes[l];
-        const int merged = node->merged && graph->layers[l].kind == MMEBM_LAYER_CONCAT;
-        if (!is_product(&graph->layers[l]) && !merged) continue;
-        copy = larger(copy, (size_t)plan->capacity * (size_t)node->forward.out[0] * (size_t)node->forward.out[1] *
-                                (size_t)padded_to_lanes(node->out_channels));
-        if (!merged) partials = larger(partials, product_partials(plan, (int32_t)l, (int)spec->weight_gradient));
-    }
-    for (int32_t lane = 0; lane < plan->lanes; ++lane) {
-        plan->partials[lane] = static_cast<float *>(cut(cutter, partials * sizeof(float)));
-        if (backward)
-            plan->gradient_copy[lane] =
-                cut(cutter, copy * (plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)));
-    }
-}
-
-/* plan->wanted marks what a run may want. */
-static size_t lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memory)
-{
-    const mmebm_graph *graph = plan->graph;
-    cuda_cutter cutter = {memory, 0};
-    plan->weights = static_cast<float *>(cut(&cutter, graph->weight_count * sizeof(float)));
-    for (uint32_t l = 0; l < graph->layer_count; ++l) {
-        const mmebm_layer *layer = &graph->layers[l];
-        if (layer->kind == MMEBM_LAYER_INPUT && plan->wanted[l]) cut_shares(plan, &cutter, (int32_t)l);
-        if (layer->kind == MMEBM_LAYER_INPUT) continue;
-        if (is_product(layer)) cut_product(plan, &cutter, (int32_t)l, plan->wanted[layer_input(graph, (int32_t)l, 0)]);
-        if (plan->nodes[l].done) continue;
-        cut_values(plan, &cutter, (int32_t)l, plan->wanted[l]);
-        if (layer->kind == MMEBM_LAYER_CONCAT) place_parts(plan, (int32_t)l);
-        if (layer->kind == MMEBM_LAYER_CONCAT && plan->nodes[l].merged) cut_merged(plan, &cutter, (int32_t)l);
-        if (plan->wanted[l]) cut_by_input(plan, &cutter, (int32_t)l);
-    }
-    cut_scratch(plan, &cutter, spec);
-    return cutter.used;
-}
-
 /* ---- making and destroying */
 
 static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *spec)
@@ -678,7 +469,8 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     const mmebm_host *host = &device->host;
     const size_t layers = spec->graph->layer_count;
     const size_t bytes =
-        sizeof(mmebm_plan) + layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(int32_t) + 3);
+        sizeof(mmebm_plan) +
+        layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(cuda_slot) + 2 * sizeof(int32_t) + 3);
     char *block = static_cast<char *>(host->allocate(host->owner, bytes, 64));
     if (!block) {
         host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
@@ -693,7 +485,8 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     plan->tf32 = spec->precision == MMEBM_PRECISION_TF32;
     plan->nodes = reinterpret_cast<cuda_node *>(block + sizeof *plan);
     plan->collected = reinterpret_cast<cuda_collected *>(plan->nodes + layers);
-    plan->readers = reinterpret_cast<int32_t *>(plan->collected + layers);
+    plan->slots = reinterpret_cast<cuda_slot *>(plan->collected + layers);
+    plan->readers = reinterpret_cast<int32_t *>(plan->slots + 2 * layers);
     plan->sole_reader = plan->readers + layers;
     plan->wanted = reinterpret_cast<unsigned char *>(plan->sole_reader + layers);
     plan->is_output = plan->wanted + layers;
@@ -725,14 +518,14 @@ static mmebm_status open_memory(mmebm_plan *plan, const mmebm_plan_spec *spec)
     for (uint32_t i = 0; i < graph->input_count; ++i)
         plan->wanted[graph->inputs[i]] = (unsigned char)(spec->input_gradients >> i & 1);
     mmebm__cuda_mark_wanted(graph, (int)spec->weight_gradient, plan->wanted);
-    plan->device_bytes = lay_out(plan, spec, NULL);
+    plan->device_bytes = mmebm__cuda_lay_out(plan, spec, NULL);
     if (plan->device_bytes == SIZE_MAX)
         return host->fail(host->owner, MMEBM_E_MEMORY, "cuda: a plan for %lld tuples is more than a device can hold",
                           (long long)plan->capacity);
     void *memory;
     CUDA_TRY(mmebm__cuda_allocate(plan->device, plan->device_bytes, &memory));
     plan->memory = static_cast<char *>(memory);
-    lay_out(plan, spec, plan->memory);
+    mmebm__cuda_lay_out(plan, spec, plan->memory);
     return mmebm__cuda_check(plan->device, cudaMemsetAsync(memory, 0, plan->device_bytes, plan->device->stream),
                              "cudaMemsetAsync");
 }

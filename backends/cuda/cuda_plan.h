@@ -45,6 +45,10 @@ struct cuda_node {
     /* gradients by inputs on their way to them: of layers without weights; [0], of products that share an input */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */
+    /* cuda_memory.cu: the layer in whose turn it runs; of a base, until when its values are read and whether in its lane,
+     * and the same of references to its gradient; slots, -1 = memory of its own */
+    int32_t turn, last_turn, read_in_lane, until, contained;
+    int32_t raw_slot, act_slot, gradient_slot;
     /* of an addition of single numbers: how many it adds up (0: otherwise), with those of additions folded into it */
     int32_t terms, folded;
     /* Of a concatenation of equal convolutions of inputs: they run as one, with zero weights between them. The node
@@ -52,6 +56,13 @@ struct cuda_node {
     int32_t merged;              /* also of its parts: they do not run on their own */
     float *merged_bias;          /* device, out_channels; NULL without */
     cuda_tensor merged_gradient; /* by all inputs side by side, f32 */
+};
+
+/* Memory that values or gradients of one lane have one after another. */
+struct cuda_slot {
+    void *data;
+    size_t bytes;
+    int32_t lane, end;
 };
 
 /* Gradient of a base's values collected so far in a run. */
@@ -75,6 +86,8 @@ struct mmebm_plan {
     unsigned char *is_output;
     int32_t *readers, *sole_reader; /* how many edges lead from a layer, and one of their ends */
     float *weights;                 /* device: copy for biases and batch norm */
+    cuda_slot *slots; /* at most two a layer */
+    int32_t slot_count;
     int32_t lanes;                  /* in use: cuda_lanes.h */
     void *gradient_copy[CUDA_LANES]; /* device: an aligned copy of one product's gradient */
     float *partials[CUDA_LANES];     /* device */
@@ -127,6 +140,14 @@ static inline int32_t padded_to_lanes(int32_t channels)
 {
     return (channels + LANES - 1) / LANES * LANES;
 }
+
+/* Type in which a layer's values are stored. */
+int32_t mmebm__cuda_value_type(const mmebm_plan *plan, int32_t l);
+/* Whether the tensor cores need an aligned bf16 copy of a product's source. */
+int mmebm__cuda_needs_copy(const mmebm_plan *plan, int32_t product);
+/* Gives everything its place, from `memory` on (NULL: only to measure); returns the size, SIZE_MAX if it overflows.
+ * plan->wanted marks what a run may want. */
+size_t mmebm__cuda_lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *memory);
 
 /* Marks layers above wanted inputs and, if asked, above weights: wanted [layer_count] holds the inputs' marks. */
 void mmebm__cuda_mark_wanted(const mmebm_graph *graph, int weight_gradient, unsigned char *wanted);
