@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where everything of a plan lies in its one block of device memory, which is laid out twice: to measure, then for good.
+ * Where everything of a plan lies in its one block of device memory, which is laid out twice: to measure, and for good.
  *
- * Slots. Without gradients a layer's values are wanted until the last layer that reads them has run, and gradients until
- * they have been passed on; both then leave their memory, a slot, to others. Layers run in the order of their numbers, a
- * group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a lane, and what
- * another lane reads or writes has memory of its own.
+ * Slots. Without gradients a layer's values are wanted until the last layer that reads them has run, and gradients
+ * until they have been passed on; both then leave their memory, a slot, to others. Layers run in the order of their
+ * numbers, a group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a lane,
+ * and what another lane reads or writes has memory of its own.
  */
 #include "cuda_plan.h"
 
@@ -109,8 +109,8 @@ static uint32_t referring_inputs(const mmebm_plan *plan, int32_t l, int32_t *inp
     }
 }
 
-/* Of base l's gradient: `until`, the lowest turn that may read it by a reference, -1 = the end of the pass; `contained`:
- * these are in l's lane. Concatenations refer to any number of inputs: theirs never leaves its memory. */
+/* Of base l's gradient: `until`, the lowest turn that may read it by a reference, -1 = the end of the pass;
+ * `contained`: these are in l's lane. Concatenations refer to any number of inputs: theirs never leaves its memory. */
 static void note_references(mmebm_plan *plan, int32_t l)
 {
     cuda_node *node = &plan->nodes[l];
@@ -261,8 +261,9 @@ static void cut_shares(mmebm_plan *plan, cuda_cutter *cutter, int32_t input)
     for (uint32_t l = 0; l < graph->layer_count && count < (int32_t)MAX_SHARES; ++l)
         if (is_product(&graph->layers[l]) && !plan->nodes[l].merged && layer_input(graph, (int32_t)l, 0) == input)
             products[count++] = (int32_t)l;
+    const cuda_tensor shape = layer_shape(&graph->layers[input], 1);
     for (int32_t k = 0; count > 1 && k < count; ++k)
-        cut_tensor(cutter, plan, layer_shape(&graph->layers[input], 1), TYPE_F32, &plan->nodes[products[k]].by_input[0]);
+        cut_tensor(cutter, plan, shape, TYPE_F32, &plan->nodes[products[k]].by_input[0]);
 }
 
 /* Inputs of a layer that passes gradients on through memory of its own. */
@@ -374,7 +375,8 @@ static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_
     }
     for (int32_t lane = 0; lane < plan->lanes; ++lane) {
         plan->partials[lane] = static_cast<float *>(cut(cutter, partials[lane] * sizeof(float)));
-        if (spec->weight_gradient || spec->input_gradients) plan->gradient_copy[lane] = cut(cutter, copies[lane] * size);
+        if (spec->weight_gradient || spec->input_gradients)
+            plan->gradient_copy[lane] = cut(cutter, copies[lane] * size);
     }
 }
 

@@ -29,8 +29,8 @@ static __host__ __device__ __forceinline__ int32_t places_of(const cuda_pack &pa
     return pack.phases == CUDA_WHOLE ? pack.taps : (int32_t)(PHASES * PHASE_TAPS);
 }
 
-/* The weight between channel c of the source and n of the result at a place: a tap's, or the sum of those that a phase's
- * tap is made of. c and n count in the tensor. */
+/* The weight between channel c of the source and n of the result at a place: a tap's, or the sum of those that a
+ * phase's tap is made of. c and n count in the tensor. */
 static __device__ __forceinline__ float weight_at(const cuda_pack &pack, int32_t place, int32_t n, int32_t c)
 {
     const int32_t second = pack.result_first ? pack.source_channels : pack.out_channels;
@@ -47,7 +47,8 @@ static __device__ __forceinline__ float weight_at(const cuda_pack &pack, int32_t
     return sum;
 }
 
-/* The line of result channel n (of all) at a place of a chunk of source channels: [chunk][tap], or [phase][chunk][tap]. */
+/* The line of result channel n (of all) at a place of a chunk of source channels: [chunk][tap], or
+ * [phase][chunk][tap]. */
 static __device__ __forceinline__ int64_t packed_line(const cuda_pack &pack, int32_t padded, int32_t chunk,
                                                       int32_t place, int32_t n)
 {

@@ -45,8 +45,8 @@ struct cuda_node {
     /* gradients by inputs on their way to them: of layers without weights; [0], of products that share an input */
     cuda_tensor by_input[2];
     int32_t placed; /* base inside a concatenation's memory */
-    /* cuda_memory.cu: the layer in whose turn it runs; of a base, until when its values are read and whether in its lane,
-     * and the same of references to its gradient; slots, -1 = memory of its own */
+    /* cuda_memory.cu: the layer in whose turn it runs; of a base, until when its values are read and whether in its
+     * lane, and the same of references to its gradient; slots, -1 = memory of its own */
     int32_t turn, last_turn, read_in_lane, until, contained;
     int32_t raw_slot, act_slot, gradient_slot;
     /* of an addition of single numbers: how many it adds up (0: otherwise), with those of additions folded into it */
