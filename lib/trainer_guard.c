@@ -87,8 +87,8 @@ static mmebm_status roll_back(mmebm_trainer *t, int bad)
                (unsigned long long)t->counters.step, t->counters.rate_factor);
     if (t->counters.rate_factor < smallest_rate_factor)
         return mmebm__fail(t->context, MMEBM_E_DIVERGED,
-                           "trainer_step: step %llu diverged (%s = %g): %llu rollbacks have taken the rates to %g of what "
-                           "they were, wanted at least %g; the model is at step %llu",
+                           "trainer_step: step %llu diverged (%s = %g): %llu rollbacks have taken the rates to %g of "
+                           "what they were, wanted at least %g; the model is at step %llu",
                            (unsigned long long)bad_step, mmebm_trainer_diagnostic_name((uint32_t)bad), value,
                            (unsigned long long)t->counters.rollbacks, t->counters.rate_factor, smallest_rate_factor,
                            (unsigned long long)t->counters.step);
