@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "chart.h"
+#include "energy.h"
 #include "evaluate.h"
 #include "fitted_prior.h"
 #include "gallery.h"
@@ -178,9 +179,10 @@ static int load_weights(program *p)
         return failed("%s is a model of %u modalities, wanted %d pictures of 28 x 28", o->model,
                       mmebm_model_modality_count(p->model), MODALITIES);
     note("Weights of %s", o->model);
+    if (o->energy && energy_take(p->context, p->model, o->energy)) return -1;
     if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
-    if (o->whiten) return whiten(p, &settings) || save_model(p) ? -1 : 0;
-    return adapt_chain_z(p, &settings);
+    if (o->whiten ? whiten(p, &settings) : adapt_chain_z(p, &settings)) return -1;
+    return (o->whiten || o->energy) && save_model(p) ? -1 : 0;
 }
 
 /* The averages of the training as it stands, ready to draw with, and saved. */

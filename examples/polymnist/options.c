@@ -29,6 +29,7 @@ typedef struct option_row {
 #define ROW(name, use, kind, field, least, most, help) {name, use, kind, offsetof(options, field), least, most, help}
 static const option_row rows[] = {
     ROW("--model", ALWAYS, MODEL, model, 0, 0, "FILE  show these trained weights (DATA/model.safetensors)"),
+    ROW("--energy", ALWAYS, TEXT, energy, 0, 0, "FILE  but with the energy of these"),
     ROW("--train", ALWAYS, FLAG, train, 0, 0, "train new ones instead"),
     ROW("--data", ALWAYS, TEXT, data, 0, 0, "DIR  photographs, judges, weights and a part of MNIST (examples/data)"),
     ROW("--mnist", ALWAYS, TEXT, mnist, 0, 0, "DIR  take the digits from here, such as the four full-size MNIST files"),
@@ -140,6 +141,7 @@ static int complete(options *o, const char *training_word)
     mmebm_trainer_options unused;
     if (!o->train && training_word) return failed("%s is an option of the training: add --train", training_word);
     if (o->train && *o->model) return failed("--train makes new weights, --model shows trained ones: choose one");
+    if (o->train && o->energy) return failed("--train makes an energy, --energy takes a trained one: choose one");
     if (o->fresh && o->resume) return failed("--fresh and --resume contradict each other");
     if (!o->mnist) o->mnist = o->data;
     if (!o->preset) o->preset = "polymnist-small";

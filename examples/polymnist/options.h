@@ -25,6 +25,7 @@ typedef struct options {
 
     uint32_t train;      /* 1: train; 0: show the weights in `model` */
     char model[1024];    /* path of trained weights, where not training */
+    const char *energy;  /* of weights whose energy is taken instead of the model's; NULL = its own */
 
     double seconds;      /* of training; used where steps is 0 */
     uint64_t steps;

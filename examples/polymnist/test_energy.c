@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An energy from another model's file: its tensors are taken over, no others, and only if the networks are the same.
+ */
+#include "energy.h"
+#include "../../tests/harness.h"
+#include "polymnist.h"
+
+enum { MOST = 4096, LATENT = 3 };
+
+static int make_model(mmebm_context *context, uint64_t seed, uint32_t nef, mmebm_model **model)
+{
+    mmebm_preset_options o;
+    if (mmebm_preset_options_init(&o) != MMEBM_OK) return 0;
+    o.n_modalities = MODALITIES;
+    o.latent_size = LATENT;
+    o.image_size = DIGIT_SIZE;
+    o.channels = CHANNELS;
+    o.nf = o.stem_channels = 2;
+    o.nef = nef;
+    o.hidden = 4;
+    o.seed = seed;
+    return mmebm_model_create_preset(context, "polymnist-small", &o, model) == MMEBM_OK;
+}
+
+/* Whether tensor i of two models has the same numbers. */
+static int same_tensor(const mmebm_model *a, const mmebm_model *b, uint32_t i, int *is_energy)
+{
+    static float values[2][16 * MOST];
+    const mmebm_model *models[2] = {a, b};
+    const char *name = "";
+    int64_t shape[MMEBM_MAX_RANK];
+    uint32_t rank;
+    size_t count = 1;
+    for (int k = 0; k < 2; ++k) {
+        mmebm_view view;
+        if (mmebm_model_tensor_info(models[k], i, &name, &rank, shape) != MMEBM_OK) return -1;
+        if (mmebm_view_init(&view, values[k], rank, shape) != MMEBM_OK) return -1;
+        if (mmebm_model_get_tensor(models[k], name, &view) != MMEBM_OK) return -1;
+    }
+    for (uint32_t axis = 0; axis < rank; ++axis) count *= (size_t)shape[axis];
+    *is_energy = strncmp(name, "energy.", 7) == 0;
+    return memcmp(values[0], values[1], count * sizeof(float)) == 0;
+}
+
+TEST(the_energy_alone_is_taken_over)
+{
+    const char *path = "test_energy.safetensors";
+    mmebm_context *context;
+    mmebm_model *model, *before, *other;
+    int energies = 0, others = 0, is_energy;
+    REQUIRE(mmebm_context_create(NULL, &context, NULL, 0) == MMEBM_OK);
+    REQUIRE(make_model(context, 1, 2, &model) && make_model(context, 1, 2, &before));
+    REQUIRE(make_model(context, 2, 2, &other));
+    REQUIRE(mmebm_model_save(other, path, NULL) == MMEBM_OK);
+    CHECK(energy_take(context, model, path) == 0);
+    for (uint32_t i = 0; i < mmebm_model_tensor_count(model); ++i) {
+        const int as_other = same_tensor(model, other, i, &is_energy);
+        const int as_before = same_tensor(model, before, i, &is_energy);
+        if (is_energy) {
+            CHECK(as_other == 1);
+            energies += as_before == 0;
+        } else {
+            CHECK(as_before == 1);
+            others += as_other == 0;
+        }
+    }
+    CHECK(energies > 10 && others > 10); /* the two models do differ */
+    remove(path);
+    mmebm_model_destroy(&model);
+    mmebm_model_destroy(&before);
+    mmebm_model_destroy(&other);
+    mmebm_context_destroy(&context);
+}
+
+TEST(another_network_is_refused)
+{
+    const char *path = "test_energy.safetensors";
+    mmebm_context *context;
+    mmebm_model *model, *before, *other;
+    int is_energy;
+    REQUIRE(mmebm_context_create(NULL, &context, NULL, 0) == MMEBM_OK);
+    REQUIRE(make_model(context, 1, 2, &model) && make_model(context, 1, 2, &before));
+    REQUIRE(make_model(context, 2, 4, &other));
+    REQUIRE(mmebm_model_save(other, path, NULL) == MMEBM_OK);
+    CHECK(energy_take(context, model, path) == -1);
+    CHECK(energy_take(context, model, "/nonexistent/model.safetensors") == -1);
+    for (uint32_t i = 0; i < mmebm_model_tensor_count(model); ++i)
+        CHECK(same_tensor(model, before, i, &is_energy) == 1);
+    remove(path);
+    mmebm_model_destroy(&model);
+    mmebm_model_destroy(&before);
+    mmebm_model_destroy(&other);
+    mmebm_context_destroy(&context);
+}
+
+int main(void)
+{
+    RUN(the_energy_alone_is_taken_over);
+    RUN(another_network_is_refused);
+    return HARNESS_RESULT();
+}
