@@ -38,8 +38,9 @@ enum {
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
 
-/* Barriers of warps; of those of sums there is one for each warpgroup. */
-enum { BIAS_THERE = 1, SUMS_FULL = 2, SUMS_EMPTY = SUMS_FULL + MAX_WARPS };
+/* Barriers of warps. SUMS_FULL, + the number of the warp that multiplies, is one of them because checkers of races follow
+ * these where a lane arrives for its warp at an mbarrier they do not. */
+enum { BIAS_THERE = 1, SUMS_FULL = 2 };
 
 struct tma_plan {
     conv_plan conv;
