@@ -38,8 +38,8 @@ enum {
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
 
-/* Barriers of warps. SUMS_FULL, + the number of the warp that multiplies, is one of them because checkers of races follow
- * these where a lane arrives for its warp at an mbarrier they do not. */
+/* Barriers of warps. SUMS_FULL, + the number of the warp that multiplies, is one of them because checkers of races
+ * follow these; an mbarrier at which a lane arrives for its warp they do not. */
 enum { BIAS_THERE = 1, SUMS_FULL = 2 };
 
 struct tma_plan {

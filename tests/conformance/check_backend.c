@@ -104,6 +104,7 @@ static const char *missing_precision(void)
 int main(int count, char **words)
 {
     if (!read_options(count, words)) return usage();
+    setting.plain = !strcmp(setting.backend, "reference") || !strcmp(setting.backend, "cudahost");
     RUN(backend_opens);
     if (HARNESS_RESULT() != EXIT_SUCCESS || no_device) return HARNESS_RESULT();
     printf("%s: %s, seed %llu\n", setting.backend, mmebm_context_device(setting.tested[0].context),
