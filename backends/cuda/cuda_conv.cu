@@ -546,15 +546,3 @@ int mmebm__cuda_phases_fit(int32_t height, int32_t width)
 {
     return width <= 32 && LINES_AT_ONCE / width + 1 <= height;
 }
-
-int mmebm__cuda_product_reads(int32_t factors, const cuda_operand *operand)
-{
-    const cuda_tensor *tensor = &operand->tensor;
-    if (!tensor->data) return 0;
-    if (!has_lines(factors)) return tensor->type == TYPE_F32;
-    if (tensor->period) return 0;
-    if (factors == FACTORS_BF16)
-        return tensor->type == TYPE_BF16 && (operand->shrink == 1 || operand->shrink == 2) && tensor_is_wide(tensor);
-    return tensor->type == TYPE_F32 && operand->shrink == 1 && tensor->stride % CHUNK_FLOATS == 0 &&
-           reinterpret_cast<uintptr_t>(tensor->data) % 16 == 0;
-}

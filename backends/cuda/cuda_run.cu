@@ -483,7 +483,7 @@ static mmebm_status readable_gradient(const cuda_pass *pass, int32_t l, int32_t 
 {
     const mmebm_plan *plan = pass->plan;
     const int halves = gradient->window == 1 && gradient->shrink <= shrink;
-    if (halves && mmebm__cuda_product_reads(factors, gradient)) return MMEBM_OK;
+    if (halves && product_reads(factors, gradient)) return MMEBM_OK;
     cuda_tensor copy = layer_shape(&pass->graph->layers[l], plan->nodes[l].shrink);
     copy.data = plan->gradient_copy[pass->fork->now];
     copy.type = plan->type;

@@ -143,8 +143,6 @@ mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product 
 /* Whether a product of a shape can be made by FACTORS_TF32 or FACTORS_SPLIT, of a source at multiples of 16 bytes. */
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
                              int32_t source_channels, int32_t out_channels);
-/* Whether a product can read an operand as its source. */
-int mmebm__cuda_product_reads(int32_t factors, const cuda_operand *operand);
 
 /* Packed weights of a product, zero where padded. FACTORS_ANY_*: [tap][source channel][padded result channel]; others:
  * [chunk of source channels][tap][padded result channel][128 bytes of channels, in the order of chunk_place], and with
@@ -305,6 +303,19 @@ static inline int tensor_is_wide(const cuda_tensor *tensor)
 {
     return !tensor->data || (tensor->channels % LANES == 0 && tensor->stride % LANES == 0 &&
                              reinterpret_cast<uintptr_t>(tensor->data) % 16 == 0);
+}
+
+/* Whether a product can read an operand as its source. */
+static inline int product_reads(int32_t factors, const cuda_operand *operand)
+{
+    const cuda_tensor *tensor = &operand->tensor;
+    if (!tensor->data) return 0;
+    if (!has_lines(factors)) return tensor->type == TYPE_F32;
+    if (tensor->period) return 0;
+    if (factors == FACTORS_BF16)
+        return tensor->type == TYPE_BF16 && (operand->shrink == 1 || operand->shrink == 2) && tensor_is_wide(tensor);
+    return tensor->type == TYPE_F32 && operand->shrink == 1 && tensor->stride % 4 == 0 &&
+           reinterpret_cast<uintptr_t>(tensor->data) % 16 == 0;
 }
 
 #endif /* MMEBM_CUDA_TENSOR_H */

@@ -279,17 +279,6 @@ int mmebm__cuda_engine_suits(const mmebm_device *, int32_t, const cuda_geometry 
     return 1;
 }
 
-int mmebm__cuda_product_reads(int32_t factors, const cuda_operand *operand)
-{
-    const cuda_tensor *tensor = &operand->tensor;
-    if (!tensor->data) return 0;
-    if (!has_lines(factors)) return tensor->type == TYPE_F32;
-    if (tensor->period) return 0;
-    if (factors == FACTORS_BF16)
-        return tensor->type == TYPE_BF16 && (operand->shrink == 1 || operand->shrink == 2) && tensor_is_wide(tensor);
-    return tensor->type == TYPE_F32 && operand->shrink == 1 && tensor->stride % 4 == 0;
-}
-
 /* ---- gradients by weights */
 
 /* The channels of pixel (y, x) of a side that is read as height x width pixels. */
