@@ -422,6 +422,9 @@ MMEBM_API uint32_t mmebm_model_latent_size(const mmebm_model *model);
 /* Fills *modality (struct_size set by the caller) as it was given to create. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_model_modality(const mmebm_model *model, uint32_t index,
                                                          mmebm_modality *modality);
+/* Fills *options (struct_size set by the caller) as it was given to create: what a preset or a file has chosen.
+ * options->modalities are the model's own and live as long as it, modalities[0].struct_size bytes apart. */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_model_get_options(const mmebm_model *model, mmebm_model_options *options);
 MMEBM_API uint32_t mmebm_model_tensor_count(const mmebm_model *model);
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_model_tensor_info(const mmebm_model *model, uint32_t index,
                                                             const char **name, uint32_t *rank, int64_t *shape);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Questions to a model: modalities, latent size, and its tensors, which are numbered over the three parts in order.
- * Writing a tensor raises its part's revision, so that samplers and trainers take the change over.
+ * Questions to a model: modalities, latent size, options, and its tensors, which are numbered over the three parts in
+ * order. Writing a tensor raises its part's revision, so that samplers and trainers take the change over.
  */
 #include <string.h>
 
@@ -28,6 +28,14 @@ mmebm_status mmebm_model_modality(const mmebm_model *model, uint32_t index, mmeb
                            (unsigned)index, (unsigned)model->options.n_modalities);
     return mmebm__struct_write(model->context, "model_modality: modality", modality, &model->modalities[index],
                                sizeof *modality, sizeof *modality);
+}
+
+mmebm_status mmebm_model_get_options(const mmebm_model *model, mmebm_model_options *options)
+{
+    if (!model) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(model->context);
+    return mmebm__struct_write(model->context, "model_get_options: options", options, &model->options, sizeof *options,
+                               sizeof *options);
 }
 
 uint32_t mmebm_model_tensor_count(const mmebm_model *model)

@@ -17,7 +17,6 @@
 #include "message.h"
 
 enum { MEASURED_TUPLES = 2000, PORTION = 200 };
-static const double FLOOR = 0.02; /* of the encoders' scale, in all presets of networks */
 
 typedef struct whitening {
     mmebm_context *context;
@@ -28,12 +27,19 @@ typedef struct whitening {
     double *inverse;                /* of r, lower triangle */
     double *scale[MODALITIES];      /* [D]: mean over tuples */
     double rows;                    /* tuples times experts */
+    double floor;                   /* of the encoders' scale */
 } whitening;
 
 static int open_whitening(mmebm_context *context, mmebm_model *model, whitening *w)
 {
     const size_t size = mmebm_model_latent_size(model);
-    *w = (whitening){.context = context, .model = model, .size = (uint32_t)size};
+    mmebm_model_options options = {.struct_size = sizeof options};
+    const mmebm_status status = mmebm_model_get_options(model, &options);
+    *w = (whitening){.context = context, .model = model, .size = (uint32_t)size, .floor = options.posterior_floor};
+    if (status != MMEBM_OK) return library_failed(context, status, "asking for the model's options");
+    if (options.posterior_scale != MMEBM_SCALE_SOFTPLUS)
+        return failed("whitening wants encoders with a scale of softplus, the model's is of kind %u",
+                      (unsigned)options.posterior_scale);
     w->memory = calloc(size * (1 + 2 * size + MODALITIES), sizeof *w->memory);
     if (!w->memory) return failed("no memory for the moments of %zu latents", size);
     w->c = w->memory;
@@ -203,10 +209,10 @@ static void whiten_mean(const whitening *w, linear *l)
     }
 }
 
-/* raw with softplus(raw) + FLOOR = scale */
-static double raw_of(double scale)
+/* raw with softplus(raw) + floor = scale */
+static double raw_of(double scale, double floor)
 {
-    return log(expm1(fmax(scale - FLOOR, 1e-6)));
+    return log(expm1(fmax(scale - floor, 1e-6)));
 }
 
 static double slope_at(double raw)
@@ -220,8 +226,8 @@ static void whiten_scale(const whitening *w, const double *scale, linear *l)
         const double *inverse = w->inverse + (size_t)i * w->size;
         double square = 0, before, after, gain;
         for (uint32_t j = 0; j <= i; ++j) square += inverse[j] * scale[j] * inverse[j] * scale[j];
-        before = raw_of(scale[i]);
-        after = raw_of(sqrt(square));
+        before = raw_of(scale[i], w->floor);
+        after = raw_of(sqrt(square), w->floor);
         gain = sqrt(square) / scale[i] * slope_at(before) / slope_at(after);
         for (int64_t k = 0; k < l->in; ++k) l->weight[i * l->in + k] *= (float)gain;
         l->bias[i] = (float)(gain * (l->bias[i] - before) + after);

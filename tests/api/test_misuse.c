@@ -465,6 +465,10 @@ static void misuse_model_values(scene *on)
     NULL_OBJECT(mmebm_model_modality(NULL, 0, &modality));
     REFUSES(ARGUMENT, mmebm_model_modality(on->model, SMALL_MODALITIES, &modality));
     REFUSES(ARGUMENT, mmebm_model_modality(on->model, 0, NULL));
+    mmebm_model_options options;
+    CHECK(mmebm_model_options_init(&options) == MMEBM_OK);
+    NULL_OBJECT(mmebm_model_get_options(NULL, &options));
+    REFUSES(ARGUMENT, mmebm_model_get_options(on->model, NULL));
     const uint32_t count = mmebm_model_tensor_count(on->model);
     NULL_OBJECT(mmebm_model_tensor_info(NULL, 0, NULL, NULL, NULL));
     REFUSES(ARGUMENT, mmebm_model_tensor_info(on->model, count, NULL, NULL, NULL));

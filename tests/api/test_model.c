@@ -216,6 +216,36 @@ TEST(modalities_can_be_asked_for)
     fixture_close(&f);
 }
 
+/* What was asked for, and what it is good for: a second model of the same networks. */
+TEST(options_come_back_as_given)
+{
+    fixture f;
+    REQUIRE(fixture_open(&f));
+    mmebm_model *model = NULL, *second = NULL;
+    mmebm_model_options asked = {.struct_size = sizeof asked}, again = asked;
+    f.parts.options.prior = MMEBM_LAPLACE;
+    f.parts.options.prior_scale = 0.7f;
+    f.parts.options.posterior = MMEBM_LAPLACE;
+    f.parts.options.posterior_scale = MMEBM_SCALE_SOFTMAX;
+    f.parts.options.posterior_floor = 0.03f;
+    REQUIRE(mixed_model(f.context, &f.parts, &model) == MMEBM_OK);
+    REQUIRE(mmebm_model_get_options(model, &asked) == MMEBM_OK);
+    CHECK(asked.n_modalities == MIXED_MODALITIES && asked.latent_size == MIXED_LATENT);
+    CHECK(asked.prior == MMEBM_LAPLACE && asked.prior_scale == 0.7f && asked.posterior == MMEBM_LAPLACE);
+    CHECK(asked.posterior_scale == MMEBM_SCALE_SOFTMAX && asked.posterior_floor == 0.03f);
+    CHECK(asked.modalities && asked.modalities != f.parts.modalities);
+    f.parts.options = asked;
+    REQUIRE(mixed_model(f.context, &f.parts, &second) == MMEBM_OK);
+    REQUIRE(mmebm_model_get_options(second, &again) == MMEBM_OK);
+    CHECK(again.modalities != asked.modalities && again.prior_scale == 0.7f && again.posterior_floor == 0.03f);
+    for (uint32_t i = 0; i < MIXED_MODALITIES; ++i)
+        CHECK(strcmp(again.modalities[i].name, asked.modalities[i].name) == 0 &&
+              again.modalities[i].rank == asked.modalities[i].rank);
+    mmebm_model_destroy(&model);
+    mmebm_model_destroy(&second);
+    fixture_close(&f);
+}
+
 static const char *const tensor_names[] = {
     "energy.sum.weight",    "energy.sum.bias",     "decoder0.map.weight",  "decoder0.map.bias", "decoder1.map.weight",
     "decoder1.map.bias",    "decoder2.map.weight", "decoder2.map.bias",    "encoder0.mean.weight", "encoder0.mean.bias",
@@ -343,6 +373,7 @@ int main(void)
     RUN(categorical_means_end_in_softmax);
     RUN(experts_read_their_own_modality);
     RUN(modalities_can_be_asked_for);
+    RUN(options_come_back_as_given);
     RUN(tensors_are_those_of_the_networks);
     RUN(tensors_can_be_written);
     RUN(any_order_of_destruction);

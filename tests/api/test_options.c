@@ -151,6 +151,10 @@ static mmebm_status use_modality(bench *on, void *options)
 {
     return mmebm_model_modality(on->model, 0, options);
 }
+static mmebm_status use_model_questions(bench *on, void *options)
+{
+    return mmebm_model_get_options(on->model, options);
+}
 /* The first thing that create does is to read the struct; what is missing after that is another error. */
 static mmebm_status use_model(bench *on, void *options)
 {
@@ -244,6 +248,7 @@ static const struct_case struct_cases[] = {
     {"save_options", sizeof(mmebm_save_options), init_save, use_save, 0},
     {"modality", sizeof(mmebm_modality), init_modality, use_modality, 1},
     {"model_options", sizeof(mmebm_model_options), init_model, use_model, 0},
+    {"model_options, asked for", sizeof(mmebm_model_options), init_model, use_model_questions, 1},
     {"preset_options", sizeof(mmebm_preset_options), init_preset, use_preset, 0},
     {"langevin_options, x", sizeof(mmebm_langevin_options), init_langevin_x, use_langevin_x, 0},
     {"langevin_options, z", sizeof(mmebm_langevin_options), init_langevin_z, use_langevin_z, 0},
