@@ -459,25 +459,19 @@ template <int BM, int BN> static mmebm_status launch(const mmebm_device *device,
         plan->source_lines = (int32_t)((lines + 7) / 8 * 8);
         const size_t bytes = factor_bytes<BM, BN, WHOLE>(plan);
         const bool whole = plan->groups == 1 && bytes <= HALF_SHARED_BYTES && bytes <= device->block_shared;
-        return whole ? launch_kernel<BM, BN, WHOLE>(device, plan) : launch_kernel<BM, BN, PATCH>(device, plan);
+        if (whole) return launch_kernel<BM, BN, WHOLE>(device, plan);
+        if (factor_bytes<BM, BN, PATCH>(plan) <= device->block_shared)
+            return launch_kernel<BM, BN, PATCH>(device, plan);
     }
     plan->source_lines = BM;
     plan->source_buffers = STAGES;
     return launch_kernel<BM, BN, GATHER>(device, plan);
 }
 
-/* Sums over one tap and PARTED or more channels are cut into parts of PART channels, whatever the number of rows. */
-enum { PARTED = 1024, PART = 256 };
-
-static int32_t parts_of(int32_t taps, int32_t channels)
-{
-    return taps == 1 && channels >= PARTED ? (channels + PART - 1) / PART : 1;
-}
-
 size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
                                    int64_t pixels)
 {
-    const int32_t parts = has_lines(factors) ? parts_of(taps, source_channels) : 1;
+    const int32_t parts = has_lines(factors) ? product_parts(taps, source_channels, 1) : 1;
     return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded_channels(factors, out_channels);
 }
 
@@ -489,9 +483,9 @@ static conv_plan plan_of(const cuda_product *product)
     plan.pixels = (int32_t)(product->rows * g->out[0] * g->out[1]);
     plan.padded = padded_channels(product->factors, product->out_channels);
     plan.chunks = chunks_of(product->factors, product->source.channels);
-    plan.parts = parts_of(g->kernel[0] * g->kernel[1], product->source.channels);
+    plan.parts = product_parts(g->kernel[0] * g->kernel[1], product->source.channels, product->epilogue.window);
     plan.groups = g->phases_in ? (int32_t)PHASES * plan.chunks : plan.chunks;
-    plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART / line_channels(product->factors);
+    plan.part_chunks = plan.parts == 1 ? plan.groups : (int32_t)PART_CHANNELS / line_channels(product->factors);
     plan.wide = epilogue_is_wide(product, product->factors == FACTORS_BF16 ? TYPE_BF16 : TYPE_F32);
     return plan;
 }

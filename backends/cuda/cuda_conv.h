@@ -4,7 +4,8 @@
  * where weights lie, and how a warp's sums become stored values.
  *   result[m, n] = sum over chunks of 64 (bf16) or 32 (f32) source channels, over taps, over channels:
  *                  source[pixel(m, tap), c] W[n, tap, c]
- * in this order whatever the kernel and the tile, so that a row's bits do not depend on the number of rows.
+ * in this order whatever the number of rows, so that a row's bits do not depend on it. Where numbers are two of tf32
+ * each, a line of taps is summed on its own first; long sums over one tap are cut into parts that are added in order.
  */
 #ifndef MMEBM_CUDA_CONV_H
 #define MMEBM_CUDA_CONV_H

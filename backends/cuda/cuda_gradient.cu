@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Gradients by weights and biases: sums over all rows and pixels. Rows are cut into parts by their numbers alone, each
- * part is summed on its own, and the parts are added in order; so neither the number of blocks nor of rows in flight
- * changes a bit, and no atomics are needed.
+ * Gradients by weights and biases: sums over all rows and pixels. Rows are cut into parts by their numbers and the
+ * layer's shape alone, each part is summed on its own, and the parts are added in order; so neither the number of
+ * blocks nor of rows in flight changes a bit, and no atomics are needed.
  *   gradient[s][tap][l] += scale * sum over rows, small pixels of small[., s] * large[pixel(., tap), l]
  * On tensor cores, of bf16 numbers, of f32 numbers rounded to tf32, or of f32 numbers as two of tf32 each, high and low
  * (high high + high low + low high).
@@ -11,7 +11,6 @@
 
 #include "cuda_async.h"
 #include "cuda_launch.h"
-#include "cuda_sum.h"
 #include "cuda_tensor.h"
 
 enum {

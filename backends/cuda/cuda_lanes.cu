@@ -21,6 +21,8 @@ static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earli
     return follow(device, waiting->stream, lane_device(fork, earlier)->stream, reached);
 }
 
+/* ---- lanes of a plan */
+
 mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes)
 {
     fork->device = device;
@@ -45,6 +47,12 @@ mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
     for (int32_t lane = 0; lane < CUDA_LANES; ++lane)
         if (lane != fork->now && (lanes & fork->open) >> lane & 1) CUDA_TRY(wait_for(fork, fork->now, lane));
     return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork)
+{
+    fork->now = 0;
+    return mmebm__cuda_fork_wait(fork, fork->open);
 }
 
 /* ---- branches of the core's calls */
@@ -75,12 +83,4 @@ mmebm_status mmebm__cuda_branch_join(mmebm_device *device)
     for (uint32_t k = 1; k < branches; ++k)
         CUDA_TRY(follow(device, device->trunk, device->lanes[k][0].stream, device->lanes[k][0].reached));
     return MMEBM_OK;
-}
-
-/* ---- lanes of a plan */
-
-mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork)
-{
-    fork->now = 0;
-    return mmebm__cuda_fork_wait(fork, fork->open);
 }

@@ -14,7 +14,7 @@
 struct cuda_fork {
     const mmebm_device *device;
     mmebm_device side[CUDA_LANES - 1]; /* the device as lanes 1, 2, ... see it: with their stream */
-    uint32_t open;                     /* bit k: lane k has work */
+    uint32_t open;                     /* bit k: lane k is open */
     int32_t now;                       /* the lane that layers run in */
 };
 

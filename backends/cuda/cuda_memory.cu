@@ -4,8 +4,8 @@
  *
  * Slots. Without gradients a layer's values are wanted until the last layer that reads them has run, and gradients
  * until they have been passed on; both then leave their memory, a slot, to others. Layers run in the order of their
- * numbers, a group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a lane,
- * and what another lane reads or writes has memory of its own.
+ * numbers, a group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a lane:
+ * what another lane reads or writes has memory of its own, or a slot that it keeps to the end of the pass.
  */
 #include "cuda_plan.h"
 
@@ -110,7 +110,8 @@ static uint32_t referring_inputs(const mmebm_plan *plan, int32_t l, int32_t *inp
 }
 
 /* Of base l's gradient: `until`, the lowest turn that may read it by a reference, -1 = the end of the pass;
- * `contained`: these are in l's lane. Concatenations refer to any number of inputs: theirs never leaves its memory. */
+ * `contained`: these are in l's lane, or wait for the end. Concatenations refer to any number of inputs: theirs never
+ * leaves its memory. */
 static void note_references(mmebm_plan *plan, int32_t l)
 {
     cuda_node *node = &plan->nodes[l];
@@ -275,7 +276,7 @@ static void cut_by_input(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
     for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
         const int32_t from = layer_input(graph, l, k);
         cuda_tensor shape = layer_shape(&graph->layers[from], 1);
-        int32_t type = mmebm__cuda_value_type(plan, from);
+        int32_t type = mmebm__cuda_value_type(plan, plan->nodes[from].base);
         if (!plan->wanted[from]) continue;
         if (layer->kind == MMEBM_LAYER_NLL && plan->nodes[from].product >= 0 && shape.height * shape.width > 1) {
             /* where the product can read it at once; the channels between stay zero */
@@ -370,8 +371,8 @@ static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_
         copies[lane] = larger(copies[lane], (size_t)plan->capacity * (size_t)node->forward.out[0] *
                                                 (size_t)node->forward.out[1] *
                                                 (size_t)padded_to_lanes(node->out_channels));
-        if (!merged)
-            partials[lane] = larger(partials[lane], product_partials(plan, (int32_t)l, (int)spec->weight_gradient));
+        partials[lane] =
+            larger(partials[lane], product_partials(plan, (int32_t)l, !merged && (int)spec->weight_gradient));
     }
     for (int32_t lane = 0; lane < plan->lanes; ++lane) {
         plan->partials[lane] = static_cast<float *>(cut(cutter, partials[lane] * sizeof(float)));

@@ -36,14 +36,18 @@ static void read_graph(mmebm_plan *plan)
 
 /* ---- groups */
 
-/* The addition that reads `from` can be taken over: nobody has, and its other operand lies in the plan's memory. */
+/* The addition that reads `from` can be taken over: nobody has, and its other operand lies in the plan's memory, in its
+ * own shape. */
 static int may_take_sum(const mmebm_plan *plan, int32_t from, int32_t sum, int32_t *edge)
 {
     const mmebm_graph *graph = plan->graph;
     if (graph->layers[sum].kind != MMEBM_LAYER_ADD || plan->nodes[sum].product >= 0) return 0;
     *edge = layer_input(graph, sum, 1) == from;
-    const mmebm_layer_kind other = graph->layers[layer_input(graph, sum, 1 - (uint32_t)*edge)].kind;
-    return other != MMEBM_LAYER_INPUT && other != MMEBM_LAYER_RESHAPE;
+    const int32_t other = layer_input(graph, sum, 1 - (uint32_t)*edge);
+    int32_t base = other; /* these may become views of an input */
+    while (graph->layers[base].kind == MMEBM_LAYER_UPSAMPLE || graph->layers[base].kind == MMEBM_LAYER_RESHAPE)
+        base = layer_input(graph, base, 0);
+    return graph->layers[base].kind != MMEBM_LAYER_INPUT && graph->layers[other].kind != MMEBM_LAYER_RESHAPE;
 }
 
 static void grow_group(mmebm_plan *plan, int32_t product)
@@ -511,6 +515,24 @@ static mmebm_status check_spec(const mmebm_device *device, const mmebm_plan_spec
     return MMEBM_OK;
 }
 
+/* Grids of blocks have 65535 of them at most across channels, of CHANNELS_OF_BLOCK or more each. */
+static mmebm_status check_channels(const mmebm_plan *plan)
+{
+    enum { CHANNELS_OF_BLOCK = 64, MOST_BLOCKS = 65535 };
+    const mmebm_host *host = &plan->device->host;
+    for (uint32_t l = 0; l < plan->graph->layer_count; ++l) {
+        const cuda_node *node = &plan->nodes[l];
+        if (!is_product(&plan->graph->layers[l])) continue;
+        const int64_t taps = (int64_t)node->forward.kernel[0] * node->forward.kernel[1];
+        const int64_t channels = node->in_channels > node->out_channels ? node->in_channels : node->out_channels;
+        if (taps * channels > (int64_t)CHANNELS_OF_BLOCK * MOST_BLOCKS)
+            return host->fail(host->owner, MMEBM_E_UNSUPPORTED,
+                              "cuda: layer %u has %lld channels by %lld taps, wanted %lld or fewer in all", (unsigned)l,
+                              (long long)channels, (long long)taps, (long long)CHANNELS_OF_BLOCK * MOST_BLOCKS);
+    }
+    return MMEBM_OK;
+}
+
 static mmebm_status open_memory(mmebm_plan *plan, const mmebm_plan_spec *spec)
 {
     const mmebm_host *host = &plan->device->host;
@@ -549,7 +571,8 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
         if (made->graph->layers[l].kind == MMEBM_LAYER_CONCAT) merge_parts(made, (int32_t)l);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (is_product(&made->graph->layers[l])) choose_phases(made, (int32_t)l), choose_factors(made, (int32_t)l);
-    const mmebm_status status = open_memory(made, spec);
+    mmebm_status status = check_channels(made);
+    if (status == MMEBM_OK) status = open_memory(made, spec);
     if (status != MMEBM_OK) {
         mmebm__cuda_plan_destroy(made);
         return status;

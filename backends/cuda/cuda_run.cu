@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One run of a plan. Forward: every layer that is not a view and not inside a group, in order. Backward, in reverse:
+ * One run of a plan. Forward, in order: every layer that is not a view, not inside a group, a folded sum or merged
+ * convolutions, and not left out because nobody reads its values. Backward, in reverse:
  * the gradient of a base is collected as a reference to memory where somebody has it already (with a factor and halved
  * coordinates, if need be), and only a second contribution, a mask or a window makes it be written to the base's own
  * memory. The input gradient of a product does that in its epilogue. Nothing is allocated.
@@ -326,7 +327,7 @@ static int reads_back(const cuda_pass *pass, int32_t l)
     return 0;
 }
 
-/* In a chain, what only leads to an energy that nobody asked for. */
+/* What only leads to outputs that nobody asked for, as a chain's energy. */
 static void mark_idle(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
@@ -361,12 +362,13 @@ static mmebm_status forward(const cuda_pass *pass)
     mark_idle(pass);
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         const cuda_node *node = &pass->plan->nodes[l];
-        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || node->folded || pass->plan->idle[l] ||
-            (is_product(&graph->layers[l]) && node->merged))
+        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
             continue;
-        mmebm__cuda_fork_enter(pass->fork, node->lane);
+        const int runs = !node->folded && !pass->plan->idle[l];
+        if (!runs && !reads_back(pass, (int32_t)l)) continue;
+        mmebm__cuda_fork_enter(pass->fork, node->lane); /* backward, the lane reads the same values */
         CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, lanes_read(pass, (int32_t)l)));
-        CUDA_TRY(layer_forward(pass, (int32_t)l));
+        if (runs) CUDA_TRY(layer_forward(pass, (int32_t)l));
     }
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
@@ -783,6 +785,9 @@ mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
     cuda_fork fork;
     CUDA_TRY(mmebm__cuda_fork_begin(&fork, plan->device, plan->lanes));
     const cuda_pass pass = {plan, plan->graph, run, &fork};
-    CUDA_TRY(forward(&pass));
-    return run->seeds ? backward(&pass) : MMEBM_OK;
+    mmebm_status status = forward(&pass);
+    if (status == MMEBM_OK && run->seeds) status = backward(&pass);
+    if (status == MMEBM_OK) return status;
+    const mmebm_status met = mmebm__cuda_fork_meet(&fork); /* no lane works on while the next run begins */
+    return met == MMEBM_OK ? status : met;
 }

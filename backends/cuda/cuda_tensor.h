@@ -136,7 +136,18 @@ struct cuda_product {
     cuda_epilogue epilogue;
     float *partials; /* mmebm__cuda_product_scratch() floats */
 };
-/* Long sums over one tap (large linear layers) are made in parts. pixels: result pixels of all rows. */
+
+/* Sums over one tap and many channels (large linear layers) are cut into parts, whatever the number of rows; not those
+ * of windows, which the kernel that adds the parts does not know. */
+enum { PARTED_CHANNELS = 1024, PART_CHANNELS = 256 };
+
+static inline int32_t product_parts(int32_t taps, int32_t channels, int32_t window)
+{
+    const int cut = taps == 1 && window == 1 && channels >= PARTED_CHANNELS;
+    return cut ? (channels + PART_CHANNELS - 1) / PART_CHANNELS : 1;
+}
+
+/* Floats for the sums of parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
                                    int64_t pixels);
 mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product);
@@ -195,7 +206,6 @@ struct cuda_layer_call {
     cuda_tensor by_x, by_target;                 /* data NULL = not wanted; written */
     const float *gain, *shift, *mean, *variance; /* batch norm */
     float *by_weights[4]; /* batch norm: of gain, shift; sums for mean, variance; NULL = not wanted */
-    float *partials;
 };
 /* NULL for kinds that are done otherwise. */
 typedef mmebm_status (*cuda_layer_pass)(const mmebm_device *device, const cuda_layer_call *call);

@@ -3,7 +3,8 @@
  * check_backend: one program that compares a backend with the reference, operation by operation. Its files:
  *   check_backend.c  options, opening, order         check_layers.c   graphs of one layer
  *   check_models.c   graphs of whole models          check_vectors.c  elementwise operations, sums, optimiser
- *   check_chains.c   noise, Langevin, Metropolis     check_experts.c  mixture, draws from experts
+ *   check_branches.c small graphs of branches        check_chains.c   noise, Langevin, Metropolis
+ *   check_experts.c  mixture, draws from experts
  *   check_plan.h     comparing plans, and their laws
  *   check_op.h       running and comparing vector operations
  */
@@ -30,6 +31,7 @@ extern check_setting setting;
 /* Each runs its families and returns EXIT_SUCCESS or EXIT_FAILURE. */
 int check_layers(void);
 int check_models(void);
+int check_branches(void);
 int check_vectors(void);
 int check_chains(void);
 int check_experts(void);

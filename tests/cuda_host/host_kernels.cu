@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda_plan.h"
+#include "host_streams.h"
 
 extern "C" {
 #include "ref_math.h"
@@ -59,27 +60,25 @@ template <typename F> static void for_each(const cuda_tensor &shape, int64_t row
                 for (int32_t c = 0; c < shape.channels; ++c) call(row, y, x, c);
 }
 
-mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *, const cuda_combine *call)
+static void combine_now(const cuda_combine *call)
 {
     for_each(call->out, call->rows, [&](int64_t row, int32_t y, int32_t x, int32_t c) {
         double v = operand_at(call->a, row, y, x, c);
         if (call->mask.data && !(value_at(call->mask, pixel_of(call->mask, row, y, x) + c) > 0.0)) v *= call->slope;
         store_at(call->out, pixel_of(call->out, row, y, x) + c, v + operand_at(call->b, row, y, x, c));
     });
-    return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_add_shares(const mmebm_device *, const cuda_shares *call)
+static void add_shares_now(const cuda_shares *call)
 {
     for (int64_t i = 0; i < call->numbers; ++i) {
         double sum = 0.0;
         for (int32_t k = 0; k < call->count; ++k) sum += (double)call->scales[k] * call->parts[k][i];
         call->out[i] = (float)sum;
     }
-    return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_gather_parts(const mmebm_device *, const cuda_side_by_side *call)
+static void gather_now(const cuda_side_by_side *call)
 {
     for_each(call->packed, call->rows, [&](int64_t row, int32_t y, int32_t x, int32_t channel) {
         int32_t k = 0, c = channel;
@@ -87,10 +86,9 @@ mmebm_status mmebm__cuda_gather_parts(const mmebm_device *, const cuda_side_by_s
         store_at(call->packed, pixel_of(call->packed, row, y, x) + channel,
                  k < call->count ? value_at(call->parts[k], pixel_of(call->parts[k], row, y, x) + c) : 0.0);
     });
-    return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_split_parts(const mmebm_device *, const cuda_side_by_side *call)
+static void split_now(const cuda_side_by_side *call)
 {
     int32_t first = 0;
     for (int32_t k = 0; k < call->count; first += call->parts[k++].channels) {
@@ -101,7 +99,6 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *, const cuda_side_by_si
                      value_at(call->packed, pixel_of(call->packed, row, y, x) + first + c));
         });
     }
-    return MMEBM_OK;
 }
 
 /* ---- packed weights */
@@ -150,18 +147,20 @@ static double packed_weight(const cuda_pack &pack, int32_t place, int32_t n, int
     return sum;
 }
 
-mmebm_status mmebm__cuda_pack(const mmebm_device *, const cuda_pack *packs, int32_t count)
+static void pack_now(const cuda_pack *pack)
 {
-    for (int32_t k = 0; k < count; ++k) {
-        const cuda_pack &pack = packs[k];
-        const int64_t sources = padded(pack.all_source_channels), results = padded(pack.all_out_channels);
-        for (int32_t place = 0; place < (pack.phases == CUDA_WHOLE ? pack.taps : 16); ++place)
-            for (int32_t c = 0; c < pack.source_channels; ++c)
-                for (int32_t n = 0; n < pack.out_channels; ++n)
-                    static_cast<float *>(pack.packed)[(place * results + pack.out_first + n) * sources +
-                                                      pack.source_first + c] =
-                        (float)packed_weight(pack, place, n, c);
-    }
+    const int64_t sources = padded(pack->all_source_channels), results = padded(pack->all_out_channels);
+    for (int32_t place = 0; place < (pack->phases == CUDA_WHOLE ? pack->taps : 16); ++place)
+        for (int32_t c = 0; c < pack->source_channels; ++c)
+            for (int32_t n = 0; n < pack->out_channels; ++n)
+                static_cast<float *>(pack->packed)[(place * results + pack->out_first + n) * sources +
+                                                  pack->source_first + c] =
+                    (float)packed_weight(*pack, place, n, c);
+}
+
+mmebm_status mmebm__cuda_pack(const mmebm_device *device, const cuda_pack *packs, int32_t count)
+{
+    for (int32_t k = 0; k < count; ++k) CUDA_TRY((queued<cuda_pack, pack_now>(device, &packs[k])));
     return MMEBM_OK;
 }
 
@@ -236,8 +235,19 @@ static void finish(const cuda_product &product, int64_t q, int64_t residual_at, 
     store_at(end.activated, q * end.activated.stride + n, v > 0.0 ? v : end.activated_slope * v);
 }
 
-mmebm_status mmebm__cuda_product(const mmebm_device *, const cuda_product *product)
+/* The sums of parts, which kernels keep in `partials`, are of no use here, but what lies there does not survive. */
+static void spoil_partials(const cuda_product *product)
 {
+    const cuda_geometry &g = product->geometry;
+    const int32_t taps = g.kernel[0] * g.kernel[1];
+    const int32_t parts = product_parts(taps, product->source.channels, product->epilogue.window);
+    const int64_t numbers = product->rows * g.out[0] * g.out[1] * padded(product->out_channels);
+    for (int64_t i = 0; parts > 1 && i < parts * numbers; ++i) product->partials[i] = NAN;
+}
+
+static void product_now(const cuda_product *product)
+{
+    spoil_partials(product);
     const cuda_geometry &g = product->geometry;
     const cuda_operand &residual = product->epilogue.residual;
     const int32_t window = product->epilogue.window, finer = g.phases_out ? 2 : 1;
@@ -254,12 +264,12 @@ mmebm_status mmebm__cuda_product(const mmebm_device *, const cuda_product *produ
                         v += sum_at(*product, row, y * window + w / window, x * window + w % window, n);
                     finish(*product, q, residual.shrink == 1 ? q : shrunk, n, v);
                 }
-    return MMEBM_OK;
 }
 
-size_t mmebm__cuda_product_scratch(int32_t, int32_t, int32_t, int32_t, int64_t)
+size_t mmebm__cuda_product_scratch(int32_t, int32_t taps, int32_t source_channels, int32_t out_channels, int64_t pixels)
 {
-    return 0;
+    const int32_t parts = product_parts(taps, source_channels, 1);
+    return parts == 1 ? 0 : (size_t)parts * (size_t)pixels * (size_t)padded(out_channels);
 }
 
 int mmebm__cuda_phases_fit(int32_t height, int32_t width)
@@ -290,7 +300,7 @@ static void read_side(const cuda_tensor &side, int32_t shrink, int64_t row, int3
     for (size_t c = 0; c < channels->size(); ++c) (*channels)[c] = value_at(side, at + (int64_t)c);
 }
 
-mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *, const cuda_weight_gradient *call)
+static void weight_gradient_now(const cuda_weight_gradient *call)
 {
     const cuda_geometry &g = call->geometry;
     const int32_t taps = g.kernel[0] * g.kernel[1], area = g.out[0] * g.out[1];
@@ -310,21 +320,31 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *, const cuda_weight
     }
     for (size_t i = 0; i < sums.size(); ++i) call->gradient[i] += (float)(call->scale * sums[i]);
     for (size_t s = 0; call->bias && s < smalls; ++s) call->bias[s] += (float)(call->scale * bias[s]);
-    return MMEBM_OK;
 }
 
-mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *, const cuda_operand *gradient, int64_t rows, float *bias,
-                                       float *)
+struct bias_gradient {
+    cuda_operand gradient;
+    int64_t rows;
+    float *bias;
+};
+
+static void bias_gradient_now(const bias_gradient *call)
 {
-    const cuda_tensor &tensor = gradient->tensor;
-    const double scale = (double)gradient->scale * gradient->shrink * gradient->shrink;
+    const cuda_tensor &tensor = call->gradient.tensor;
+    const double scale = (double)call->gradient.scale * call->gradient.shrink * call->gradient.shrink;
     for (int32_t c = 0; c < tensor.channels; ++c) {
         double sum = 0.0;
-        for (int64_t pixel = 0; pixel < rows * tensor.height * tensor.width; ++pixel)
+        for (int64_t pixel = 0; pixel < call->rows * tensor.height * tensor.width; ++pixel)
             sum += value_at(tensor, pixel * tensor.stride + c);
-        bias[c] += (float)(scale * sum);
+        call->bias[c] += (float)(scale * sum);
     }
-    return MMEBM_OK;
+}
+
+mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_operand *gradient, int64_t rows,
+                                       float *bias, float *)
+{
+    const bias_gradient call = {*gradient, rows, bias};
+    return queued<bias_gradient, bias_gradient_now>(device, &call);
 }
 
 size_t mmebm__cuda_gradient_scratch(int64_t, int64_t, int64_t)
@@ -334,7 +354,7 @@ size_t mmebm__cuda_gradient_scratch(int64_t, int64_t, int64_t)
 
 /* ---- layers without weights */
 
-static mmebm_status elementwise_forward(const mmebm_device *, const cuda_layer_call *call)
+static void elementwise_forward(const cuda_layer_call *call)
 {
     const mmebm_layer *layer = call->layer;
     for_each(call->y, call->rows, [&](int64_t row, int32_t y, int32_t x, int32_t c) {
@@ -345,10 +365,9 @@ static mmebm_status elementwise_forward(const mmebm_device *, const cuda_layer_c
             v = call->gain[c] * (v - call->mean[c]) / sqrt(call->variance[c] + (double)layer->epsilon) + call->shift[c];
         store_at(call->y, pixel_of(call->y, row, y, x) + c, v);
     });
-    return MMEBM_OK;
 }
 
-static mmebm_status activation_backward(const mmebm_device *, const cuda_layer_call *call)
+static void activation_backward(const cuda_layer_call *call)
 {
     for_each(call->by_x, call->rows, [&](int64_t row, int32_t y, int32_t x, int32_t c) {
         double slope;
@@ -356,10 +375,9 @@ static mmebm_status activation_backward(const mmebm_device *, const cuda_layer_c
         mmebm__ref_activation(call->layer->activation, call->layer->parameter, value, &slope);
         store_at(call->by_x, pixel_of(call->by_x, row, y, x) + c, slope * operand_at(call->by_y, row, y, x, c));
     });
-    return MMEBM_OK;
 }
 
-static mmebm_status batch_norm_backward(const mmebm_device *, const cuda_layer_call *call)
+static void batch_norm_backward(const cuda_layer_call *call)
 {
     const int32_t area = call->y.height * call->y.width;
     for (int32_t c = 0; c < call->y.channels; ++c) {
@@ -379,11 +397,10 @@ static mmebm_status batch_norm_backward(const mmebm_device *, const cuda_layer_c
         }
         for (int k = 0; call->by_weights[0] && k < 4; ++k) call->by_weights[k][c] += (float)sums[k];
     }
-    return MMEBM_OK;
 }
 
 /* Forward, or backward where by_y is given. */
-static mmebm_status softmax(const cuda_layer_call *call, int backward)
+static void softmax(const cuda_layer_call *call, int backward)
 {
     const cuda_tensor &out = backward ? call->by_x : call->y;
     cuda_tensor pixels = out;
@@ -401,20 +418,19 @@ static mmebm_status softmax(const cuda_layer_call *call, int backward)
                      backward ? p * (operand_at(call->by_y, row, y, x, c) - mean) : p);
         }
     });
-    return MMEBM_OK;
 }
 
-static mmebm_status softmax_forward(const mmebm_device *, const cuda_layer_call *call)
+static void softmax_forward(const cuda_layer_call *call)
 {
-    return softmax(call, 0);
+    softmax(call, 0);
 }
 
-static mmebm_status softmax_backward(const mmebm_device *, const cuda_layer_call *call)
+static void softmax_backward(const cuda_layer_call *call)
 {
-    return softmax(call, 1);
+    softmax(call, 1);
 }
 
-static mmebm_status pool_forward(const mmebm_device *, const cuda_layer_call *call)
+static void pool_forward(const cuda_layer_call *call)
 {
     const mmebm_layer *layer = call->layer;
     const cuda_tensor &x = call->x.tensor;
@@ -429,10 +445,9 @@ static mmebm_status pool_forward(const mmebm_device *, const cuda_layer_call *ca
         }
         store_at(call->y, pixel_of(call->y, row, i, j) + c, sum / (double)window);
     });
-    return MMEBM_OK;
 }
 
-static mmebm_status pool_backward(const mmebm_device *, const cuda_layer_call *call)
+static void pool_backward(const cuda_layer_call *call)
 {
     const mmebm_layer *layer = call->layer;
     const int64_t window = layer->kernel[0] * layer->kernel[1];
@@ -447,10 +462,9 @@ static mmebm_status pool_backward(const mmebm_device *, const cuda_layer_call *c
             }
         store_at(call->by_x, pixel_of(call->by_x, row, v, u) + c, sum / (double)window);
     });
-    return MMEBM_OK;
 }
 
-static mmebm_status global_pool_forward(const mmebm_device *, const cuda_layer_call *call)
+static void global_pool_forward(const cuda_layer_call *call)
 {
     const int32_t height = call->x.tensor.height * call->x.shrink, width = call->x.tensor.width * call->x.shrink;
     for_each(call->y, call->rows, [&](int64_t row, int32_t, int32_t, int32_t c) {
@@ -458,11 +472,10 @@ static mmebm_status global_pool_forward(const mmebm_device *, const cuda_layer_c
         for (int32_t p = 0; p < height * width; ++p) sum += operand_at(call->x, row, p / width, p % width, c);
         store_at(call->y, pixel_of(call->y, row, 0, 0) + c, sum / (height * width));
     });
-    return MMEBM_OK;
 }
 
 /* PRIOR is the NLL of z with mean 0. Forward writes y, backward the gradients. */
-static mmebm_status loss(const cuda_layer_call *call, int backward)
+static void loss(const cuda_layer_call *call, int backward)
 {
     const int prior = call->layer->kind == MMEBM_LAYER_PRIOR;
     const cuda_operand none = {}, &mean = prior ? none : call->x, &target = prior ? call->x : call->target;
@@ -481,29 +494,28 @@ static mmebm_status loss(const cuda_layer_call *call, int backward)
         });
         if (!backward) store_at(call->y, row * call->y.stride, total);
     }
-    return MMEBM_OK;
 }
 
-static mmebm_status loss_forward(const mmebm_device *, const cuda_layer_call *call)
+static void loss_forward(const cuda_layer_call *call)
 {
-    return loss(call, 0);
+    loss(call, 0);
 }
 
-static mmebm_status loss_backward(const mmebm_device *, const cuda_layer_call *call)
+static void loss_backward(const cuda_layer_call *call)
 {
-    return loss(call, 1);
+    loss(call, 1);
 }
 
 cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind)
 {
     switch (kind) {
     case MMEBM_LAYER_ACTIVATION:
-    case MMEBM_LAYER_BATCH_NORM: return elementwise_forward;
-    case MMEBM_LAYER_SOFTMAX: return softmax_forward;
-    case MMEBM_LAYER_AVG_POOL: return pool_forward;
-    case MMEBM_LAYER_GLOBAL_AVG_POOL: return global_pool_forward;
+    case MMEBM_LAYER_BATCH_NORM: return queued<cuda_layer_call, elementwise_forward>;
+    case MMEBM_LAYER_SOFTMAX: return queued<cuda_layer_call, softmax_forward>;
+    case MMEBM_LAYER_AVG_POOL: return queued<cuda_layer_call, pool_forward>;
+    case MMEBM_LAYER_GLOBAL_AVG_POOL: return queued<cuda_layer_call, global_pool_forward>;
     case MMEBM_LAYER_NLL:
-    case MMEBM_LAYER_PRIOR: return loss_forward;
+    case MMEBM_LAYER_PRIOR: return queued<cuda_layer_call, loss_forward>;
     default: return NULL;
     }
 }
@@ -511,12 +523,44 @@ cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind)
 cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind)
 {
     switch (kind) {
-    case MMEBM_LAYER_ACTIVATION: return activation_backward;
-    case MMEBM_LAYER_BATCH_NORM: return batch_norm_backward;
-    case MMEBM_LAYER_SOFTMAX: return softmax_backward;
-    case MMEBM_LAYER_AVG_POOL: return pool_backward;
+    case MMEBM_LAYER_ACTIVATION: return queued<cuda_layer_call, activation_backward>;
+    case MMEBM_LAYER_BATCH_NORM: return queued<cuda_layer_call, batch_norm_backward>;
+    case MMEBM_LAYER_SOFTMAX: return queued<cuda_layer_call, softmax_backward>;
+    case MMEBM_LAYER_AVG_POOL: return queued<cuda_layer_call, pool_backward>;
     case MMEBM_LAYER_NLL:
-    case MMEBM_LAYER_PRIOR: return loss_backward;
+    case MMEBM_LAYER_PRIOR: return queued<cuda_layer_call, loss_backward>;
     default: return NULL;
     }
+}
+
+/* ---- calls: each waits in its stream for its turn */
+
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call)
+{
+    return queued<cuda_combine, combine_now>(device, call);
+}
+
+mmebm_status mmebm__cuda_add_shares(const mmebm_device *device, const cuda_shares *call)
+{
+    return queued<cuda_shares, add_shares_now>(device, call);
+}
+
+mmebm_status mmebm__cuda_gather_parts(const mmebm_device *device, const cuda_side_by_side *call)
+{
+    return queued<cuda_side_by_side, gather_now>(device, call);
+}
+
+mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side_by_side *call)
+{
+    return queued<cuda_side_by_side, split_now>(device, call);
+}
+
+mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *call)
+{
+    return queued<cuda_product, product_now>(device, call);
+}
+
+mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call)
+{
+    return queued<cuda_weight_gradient, weight_gradient_now>(device, call);
 }

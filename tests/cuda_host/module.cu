@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cuda_device.h"
+#include "host_streams.h"
 
 extern "C" const mmebm_backend_ops *mmebm__reference_backend(void);
 
@@ -17,6 +18,7 @@ static mmebm_status device_open(const mmebm_host *host, const mmebm_device_spec 
     opened->host = *host;
     opened->processors = 132;
     opened->block_shared = 227 * 1024;
+    host_streams_open(opened);
     *device = opened;
     return MMEBM_OK;
 }
@@ -48,9 +50,9 @@ void mmebm__cuda_free(const mmebm_device *device, void *memory, size_t bytes)
     if (memory) device->host.release(device->host.owner, memory, bytes);
 }
 
-mmebm_status mmebm__cuda_copy(mmebm_device *, void *target, const void *source, size_t bytes)
+mmebm_status mmebm__cuda_copy(mmebm_device *device, void *target, const void *source, size_t bytes)
 {
-    memmove(target, source, bytes);
+    host_queue(device->stream, [=] { memmove(target, source, bytes); });
     return MMEBM_OK;
 }
 
@@ -62,6 +64,14 @@ cuda_scope::~cuda_scope()
 {
 }
 
+/* Every call ends with its work done. */
+template <auto CALL, typename... T> static mmebm_status drained(T... arguments)
+{
+    const mmebm_status status = CALL(arguments...);
+    host_drain();
+    return status;
+}
+
 static mmebm_backend_ops make_table()
 {
     mmebm_backend_ops ops = *mmebm__reference_backend();
@@ -69,11 +79,11 @@ static mmebm_backend_ops make_table()
     ops.device_open = device_open;
     ops.device_close = device_close;
     ops.device_describe = device_describe;
-    ops.plan_create = mmebm__cuda_plan_create;
+    ops.plan_create = drained<mmebm__cuda_plan_create>;
     ops.plan_destroy = mmebm__cuda_plan_destroy;
     ops.plan_size = mmebm__cuda_plan_size;
-    ops.plan_load_weights = mmebm__cuda_plan_load_weights;
-    ops.plan_run = mmebm__cuda_plan_run;
+    ops.plan_load_weights = drained<mmebm__cuda_plan_load_weights>;
+    ops.plan_run = drained<mmebm__cuda_plan_run>;
     return ops;
 }
 

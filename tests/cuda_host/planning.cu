@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The plans of the CUDA backend as they stand: fusion, memory, weights, runs. What they call of the CUDA runtime is
- * done on host memory, and there is one stream.
+ * The plans of the CUDA backend as they stand: fusion, memory, weights, lanes, runs. What they call of the CUDA runtime
+ * is done on host memory, in streams of ours.
  */
 #include <cuda_runtime.h>
 #include <string.h>
 
-static cudaError_t host_memset(void *memory, int value, size_t bytes, cudaStream_t)
+#include "host_streams.h"
+
+static cudaError_t host_memset(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
-    memset(memory, value, bytes);
+    host_queue(stream, [=] { memset(memory, value, bytes); });
     return cudaSuccess;
 }
 
-static cudaError_t host_nothing(...)
+static cudaError_t host_synchronize(cudaStream_t)
 {
+    host_drain();
     return cudaSuccess;
 }
 
 #define cudaMemsetAsync host_memset
-#define cudaStreamSynchronize host_nothing
-#define cudaEventRecord host_nothing
-#define cudaStreamWaitEvent host_nothing
+#define cudaStreamSynchronize host_synchronize
+#define cudaEventRecord host_record
+#define cudaStreamWaitEvent host_wait
 
 #include "../../backends/cuda/cuda_lanes.cu"
 #include "../../backends/cuda/cuda_memory.cu"

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Small graphs where branches of several inputs meet, and sums over many channels: what no preset has. A backend may
+ * run branches side by side, and leave out what only leads to an output that a run does not ask for.
+ */
+#include "check_plan.h"
+
+enum { SIDE = 8, MANY_CHANNELS = 1024 };
+
+typedef mmebm_status (*builder)(mmebm_network *network);
+
+static void check_built(builder build, uint64_t seed, const char *what)
+{
+    mmebm_network *network = NULL;
+    REQUIRE(mmebm_network_create(setting.reference.context, "branches", &network) == MMEBM_OK);
+    const mmebm_status status = build(network);
+    CHECK_MSG(status == MMEBM_OK, "%s: %s", what, mmebm_last_error(setting.reference.context));
+    if (status == MMEBM_OK) check_graph(&network->graph, 1, seed, what);
+    mmebm_network_destroy(&network);
+}
+
+static mmebm_status image(mmebm_network *network, int64_t size, int64_t channels, mmebm_node *node)
+{
+    return mmebm_network_input(network, NULL, 3, (const int64_t[]){size, size, channels}, node);
+}
+
+static mmebm_status convolution(mmebm_network *network, uint32_t kernel, uint32_t channels, mmebm_node *x)
+{
+    mmebm_conv2d_options options;
+    MMEBM_TRY(mmebm_conv2d_options_init(&options));
+    options.out_channels = channels;
+    options.kernel[0] = options.kernel[1] = kernel;
+    options.padding[0] = options.padding[1] = kernel / 2;
+    return mmebm_network_conv2d(network, *x, &options, x);
+}
+
+static mmebm_status linear(mmebm_network *network, uint32_t features, mmebm_node *x)
+{
+    mmebm_linear_options options;
+    MMEBM_TRY(mmebm_linear_options_init(&options));
+    options.out_features = features;
+    return mmebm_network_linear(network, *x, &options, x);
+}
+
+static mmebm_status end(mmebm_network *network, mmebm_node x)
+{
+    MMEBM_TRY(linear(network, 1, &x));
+    MMEBM_TRY(mmebm_network_output(network, x, NULL));
+    return mmebm_network_finish(network, MMEBM_INIT_PYTORCH, 1);
+}
+
+/* The energy linear(relu(a) + relu(b)): without its value, only the masks of both are read. */
+static mmebm_status build_sum_of_masked(mmebm_network *network)
+{
+    mmebm_node x[2];
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(mmebm_network_input(network, NULL, 1, (const int64_t[]){SIDE}, &x[k]));
+        MMEBM_TRY(linear(network, 4 * SIDE, &x[k]));
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_RELU, 0.0f, &x[k]));
+    }
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], -0.5f, &x[0]));
+    return end(network, x[0]);
+}
+
+TEST(sum_of_masked_branches)
+{
+    check_built(build_sum_of_masked, 1, "linear(relu + relu)");
+}
+
+/* The same of pictures that are averaged. */
+static mmebm_status build_average_of_masked(mmebm_network *network)
+{
+    mmebm_node x[2];
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(image(network, SIDE, 3, &x[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_LEAKY_RELU, 0.2f, &x[k]));
+    }
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], 1.0f, &x[0]));
+    MMEBM_TRY(mmebm_network_global_avg_pool(network, x[0], &x[0]));
+    return end(network, x[0]);
+}
+
+TEST(average_of_masked_branches)
+{
+    check_built(build_average_of_masked, 2, "average of leaky + leaky");
+}
+
+/* A sum whose other operand is a view of an input: an input may have fewer rows, over and over. */
+static mmebm_status build_enlarged_input(mmebm_network *network)
+{
+    mmebm_node x, small;
+    MMEBM_TRY(image(network, SIDE, 4, &x));
+    MMEBM_TRY(image(network, SIDE / 2, SIDE, &small));
+    MMEBM_TRY(convolution(network, 3, SIDE, &x));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, small, 2, &small));
+    MMEBM_TRY(mmebm_network_add(network, x, 1.0f, small, 1.0f, &x));
+    MMEBM_TRY(convolution(network, 3, SIDE, &x));
+    return end(network, x);
+}
+
+TEST(sum_with_an_enlarged_input)
+{
+    check_built(build_enlarged_input, 3, "conv + enlarged input");
+}
+
+/* Backward, each input's gradient is a sum over all channels of the concatenation. */
+static mmebm_status build_many_channels_joined(mmebm_network *network)
+{
+    mmebm_node x[2];
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(image(network, SIDE, 3, &x[k]));
+        MMEBM_TRY(convolution(network, 1, MANY_CHANNELS / 2, &x[k]));
+    }
+    MMEBM_TRY(mmebm_network_concat(network, 2, x, &x[0]));
+    MMEBM_TRY(mmebm_network_global_avg_pool(network, x[0], &x[0]));
+    return end(network, x[0]);
+}
+
+TEST(many_channels_joined)
+{
+    check_built(build_many_channels_joined, 4, "concat of many channels");
+}
+
+static mmebm_status build_many_channels_halved(mmebm_network *network)
+{
+    mmebm_node x;
+    MMEBM_TRY(image(network, SIDE, MANY_CHANNELS, &x));
+    MMEBM_TRY(convolution(network, 1, 2 * SIDE, &x));
+    MMEBM_TRY(mmebm_network_avg_pool(network, x, 2, 2, 0, &x));
+    return end(network, x);
+}
+
+TEST(many_channels_halved)
+{
+    check_built(build_many_channels_halved, 5, "pool of many channels");
+}
+
+/* Backward, the sum over many channels is over windows of pixels too. */
+static mmebm_status build_few_channels_enlarged(mmebm_network *network)
+{
+    mmebm_node x;
+    MMEBM_TRY(image(network, SIDE / 2, 2 * SIDE, &x));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, x, 2, &x));
+    MMEBM_TRY(convolution(network, 1, MANY_CHANNELS, &x));
+    MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_TANH, 0.0f, &x));
+    return end(network, x);
+}
+
+TEST(few_channels_enlarged)
+{
+    check_built(build_few_channels_enlarged, 6, "many channels of an enlarged image");
+}
+
+int check_branches(void)
+{
+    RUN_SELECTED(sum_of_masked_branches);
+    RUN_SELECTED(average_of_masked_branches);
+    RUN_SELECTED(sum_with_an_enlarged_input);
+    RUN_SELECTED(many_channels_joined);
+    RUN_SELECTED(many_channels_halved);
+    RUN_SELECTED(few_channels_enlarged);
+    return HARNESS_RESULT();
+}
