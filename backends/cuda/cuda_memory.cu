@@ -295,42 +295,42 @@ static int32_t packed_taps(const cuda_node *node)
     return node->phases == CUDA_WHOLE ? node->forward.kernel[0] * node->forward.kernel[1] : 16;
 }
 
-static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l, int with_gradient)
+static void cut_packed_weights(cuda_cutter *cutter, cuda_node *node, int backward)
 {
-    cuda_node *node = &plan->nodes[l];
-    const int32_t taps = packed_taps(node);
-    node->packed_forward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
-    node->packed_backward = NULL;
-    if (with_gradient)
-        node->packed_backward =
-            cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
-    if (!mmebm__cuda_needs_copy(plan, l)) return;
+    const int32_t taps = packed_taps(node), in = node->in_channels, out = node->out_channels;
+    node->packed_forward = cut(cutter, mmebm__cuda_packed_size(node->factors, taps, in, out));
+    if (backward) node->packed_backward = cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, out, in));
+}
+
+/* An aligned copy of a product's source. */
+static cuda_tensor packed_shape(const cuda_node *node)
+{
     cuda_tensor shape = {};
     shape.height = node->forward.in[0];
     shape.width = node->forward.in[1];
     shape.channels = shape.stride = padded_to_lanes(node->in_channels);
-    cut_tensor(cutter, plan, shape, TYPE_BF16, &node->packed_source);
+    return shape;
+}
+
+static void cut_product(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
+{
+    cuda_node *node = &plan->nodes[l];
+    if (!node->merged) cut_packed_weights(cutter, node, plan->wanted[layer_input(plan->graph, l, 0)]);
+    if (mmebm__cuda_needs_copy(plan, l)) cut_tensor(cutter, plan, packed_shape(node), TYPE_BF16, &node->packed_source);
 }
 
 static void cut_merged(mmebm_plan *plan, cuda_cutter *cutter, int32_t l)
 {
+    const mmebm_graph *graph = plan->graph;
     cuda_node *node = &plan->nodes[l];
-    const int32_t taps = packed_taps(node);
-    cuda_tensor shape = {};
-    shape.height = node->forward.in[0];
-    shape.width = node->forward.in[1];
-    shape.channels = shape.stride = padded_to_lanes(node->in_channels);
-    cut_tensor(cutter, plan, shape, plan->type, &node->packed_source);
-    node->packed_forward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors, taps, node->in_channels, node->out_channels));
-    node->merged_bias = NULL;
-    if (merged_part(plan->graph, l, 0)->bias >= 0)
+    int backward = 0;
+    for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k)
+        backward |= plan->wanted[layer_input(graph, layer_input(graph, l, k), 0)];
+    cut_tensor(cutter, plan, packed_shape(node), plan->type, &node->packed_source);
+    cut_packed_weights(cutter, node, backward);
+    if (merged_part(graph, l, 0)->bias >= 0)
         node->merged_bias = static_cast<float *>(cut(cutter, (size_t)node->out_channels * sizeof(float)));
-    if (!plan->wanted[l]) return;
-    node->packed_backward =
-        cut(cutter, mmebm__cuda_packed_size(node->factors_back, taps, node->out_channels, node->in_channels));
-    cut_tensor(cutter, plan, shape, TYPE_F32, &node->merged_gradient);
+    if (backward) cut_tensor(cutter, plan, packed_shape(node), TYPE_F32, &node->merged_gradient);
 }
 
 static size_t larger(size_t a, size_t b)
@@ -392,7 +392,7 @@ size_t mmebm__cuda_lay_out(mmebm_plan *plan, const mmebm_plan_spec *spec, char *
         const cuda_node *node = &plan->nodes[l];
         if (layer->kind == MMEBM_LAYER_INPUT && plan->wanted[l]) cut_shares(plan, &cutter, (int32_t)l);
         if (layer->kind == MMEBM_LAYER_INPUT) continue;
-        if (is_product(layer)) cut_product(plan, &cutter, (int32_t)l, plan->wanted[layer_input(graph, (int32_t)l, 0)]);
+        if (is_product(layer)) cut_product(plan, &cutter, (int32_t)l);
         if (layer->kind == MMEBM_LAYER_CONCAT && node->merged) cut_merged(plan, &cutter, (int32_t)l);
         if (plan->wanted[l] && !node->done) cut_by_input(plan, &cutter, (int32_t)l);
     }
