@@ -52,13 +52,6 @@ static __device__ __forceinline__ const float *source_pixel(const cuda_product &
            pixel_at(product.source, place.row, y / product.shrink, x / product.shrink);
 }
 
-/* 4 bytes to shared memory; zeros if !valid. */
-static __device__ __forceinline__ void copy_number(uint32_t target, const void *source, bool valid)
-{
-    const int bytes = valid ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(target), "l"(source), "r"(bytes) : "memory");
-}
-
 /* Asks for one step's source numbers [pixel][PITCH_A] and weights [number][PITCH_B]. */
 template <bool FOURS>
 static __device__ __forceinline__ void load_step(const f32_plan &plan, const pixel_place (&places)[PIXELS],
@@ -82,7 +75,7 @@ static __device__ __forceinline__ void load_step(const f32_plan &plan, const pix
                 const int32_t number = step * DEPTH + column + k;
                 const float *pixel =
                     number < taps * channels ? source_pixel(product, places[i], number / channels) : NULL;
-                copy_number(target + 4 * k, pixel ? pixel + number % channels : weights, pixel);
+                copy_word_async(target + 4 * k, pixel ? pixel + number % channels : weights, pixel);
             }
         }
     }

@@ -490,19 +490,10 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
 
 /* ---- launching */
 
-/* Whether pixels keep their places and taps reach by one at most. */
 static int suits(const conv_plan *plan)
 {
     const cuda_product *product = &plan->product;
-    const cuda_geometry *g = &product->geometry;
-    if (product->shrink != 1 || product->epilogue.window != 1) return 0;
-    if (g->kernel[0] != g->kernel[1] || g->kernel[0] > 3) return 0;
-    for (int axis = 0; axis < 2; ++axis) {
-        const int32_t near = g->offset[axis], far = near + g->direction * (g->kernel[axis] - 1);
-        if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
-        if (near < -1 || near > 1 || far < -1 || far > 1 || (g->kernel[0] == 1 && near)) return 0;
-    }
-    return 1;
+    return product->shrink == 1 && product->epilogue.window == 1 && taps_are_near(&product->geometry);
 }
 
 static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)

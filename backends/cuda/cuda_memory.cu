@@ -29,7 +29,7 @@ static void *cut(cuda_cutter *cutter, size_t bytes)
 
 static size_t bytes_of(const mmebm_plan *plan, const cuda_tensor *tensor)
 {
-    const size_t size = tensor->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t size = number_size(tensor->type);
     const size_t pixels = (size_t)tensor->height * (size_t)tensor->width;
     size_t count;
     if (__builtin_mul_overflow((size_t)plan->capacity, pixels * (size_t)tensor->stride, &count) ||
@@ -216,7 +216,7 @@ static void place_parts(mmebm_plan *plan, int32_t l)
 {
     const mmebm_graph *graph = plan->graph;
     const cuda_tensor *whole = &plan->nodes[l].raw;
-    const size_t size = whole->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t size = number_size(whole->type);
     int32_t offset = 0;
     for (uint32_t k = 0; k < graph->layers[l].edge_count; ++k) {
         const int32_t part = layer_input(graph, l, k);
@@ -361,7 +361,7 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
 static void cut_scratch(mmebm_plan *plan, cuda_cutter *cutter, const mmebm_plan_spec *spec)
 {
     const mmebm_graph *graph = plan->graph;
-    const size_t size = plan->type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t size = number_size(plan->type);
     size_t partials[CUDA_LANES] = {}, copies[CUDA_LANES] = {};
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         const cuda_node *node = &plan->nodes[l];

@@ -212,7 +212,7 @@ static mmebm_status concat_forward(const cuda_pass *pass, int32_t l)
 {
     if (pass->plan->nodes[l].merged) return merged_forward(pass, l);
     cuda_tensor part = pass->plan->nodes[l].raw;
-    const size_t size = part.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t size = number_size(part.type);
     for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
         const int32_t from = layer_input(pass->graph, l, k);
         const cuda_operand values = values_of(pass, from, 1.0f);
@@ -634,7 +634,7 @@ static mmebm_status merged_backward(const cuda_pass *pass, int32_t l, cuda_opera
 static mmebm_status concat_backward(const cuda_pass *pass, int32_t l, cuda_operand gradient)
 {
     if (pass->plan->nodes[l].merged) CUDA_TRY(merged_backward(pass, l, gradient));
-    const size_t size = gradient.tensor.type == TYPE_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const size_t size = number_size(gradient.tensor.type);
     for (uint32_t k = 0; k < pass->graph->layers[l].edge_count; ++k) {
         const int32_t from = layer_input(pass->graph, l, k);
         gradient.tensor.channels = layer_shape(&pass->graph->layers[from], 1).channels;

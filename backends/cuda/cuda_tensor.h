@@ -10,6 +10,11 @@
 #include "cuda_device.h"
 
 enum { TYPE_F32 = 0, TYPE_BF16 = 1 };
+
+static inline size_t number_size(int32_t type)
+{
+    return type == TYPE_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
 enum { LANES = 8 /* elements of a 16-byte bf16 vector */ };
 
 struct cuda_tensor {
@@ -80,6 +85,18 @@ struct cuda_geometry {
     int32_t direction;
     int32_t phases_out, phases_in; /* 0 or 1 */
 };
+
+/* Whether pixels keep their places and taps reach by one at most. */
+static inline int taps_are_near(const cuda_geometry *g)
+{
+    if (g->kernel[0] != g->kernel[1] || g->kernel[0] > 3) return 0;
+    for (int axis = 0; axis < 2; ++axis) {
+        const int32_t near = g->offset[axis], far = near + g->direction * (g->kernel[axis] - 1);
+        if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
+        if (near < -1 || near > 1 || far < -1 || far > 1 || (g->kernel[0] == 1 && near)) return 0;
+    }
+    return 1;
+}
 
 /* Which sums of weights four phases are made of; CUDA_WHOLE: none. Gradients by the source want the _BACK ones; a
  * transposed convolution has CUDA_STRIDED's the other way round. */

@@ -43,20 +43,39 @@ static int same_tensor(const mmebm_model *a, const mmebm_model *b, uint32_t i, i
     return memcmp(values[0], values[1], count * sizeof(float)) == 0;
 }
 
-TEST(the_energy_alone_is_taken_over)
-{
-    const char *path = "test_energy.safetensors";
+/* A model, one like it to compare with, and another in a file. */
+typedef struct fixture {
     mmebm_context *context;
     mmebm_model *model, *before, *other;
+} fixture;
+
+static const char *const path = "test_energy.safetensors";
+
+static int open_fixture(fixture *f, uint32_t nef_of_other)
+{
+    return mmebm_context_create(NULL, &f->context, NULL, 0) == MMEBM_OK && make_model(f->context, 1, 2, &f->model) &&
+           make_model(f->context, 1, 2, &f->before) && make_model(f->context, 2, nef_of_other, &f->other) &&
+           mmebm_model_save(f->other, path, NULL) == MMEBM_OK;
+}
+
+static void close_fixture(fixture *f)
+{
+    remove(path);
+    mmebm_model_destroy(&f->model);
+    mmebm_model_destroy(&f->before);
+    mmebm_model_destroy(&f->other);
+    mmebm_context_destroy(&f->context);
+}
+
+TEST(the_energy_alone_is_taken_over)
+{
+    fixture f;
     int energies = 0, others = 0, is_energy;
-    REQUIRE(mmebm_context_create(NULL, &context, NULL, 0) == MMEBM_OK);
-    REQUIRE(make_model(context, 1, 2, &model) && make_model(context, 1, 2, &before));
-    REQUIRE(make_model(context, 2, 2, &other));
-    REQUIRE(mmebm_model_save(other, path, NULL) == MMEBM_OK);
-    CHECK(energy_take(context, model, path) == 0);
-    for (uint32_t i = 0; i < mmebm_model_tensor_count(model); ++i) {
-        const int as_other = same_tensor(model, other, i, &is_energy);
-        const int as_before = same_tensor(model, before, i, &is_energy);
+    REQUIRE(open_fixture(&f, 2));
+    CHECK(energy_take(f.context, f.model, path) == 0);
+    for (uint32_t i = 0; i < mmebm_model_tensor_count(f.model); ++i) {
+        const int as_other = same_tensor(f.model, f.other, i, &is_energy);
+        const int as_before = same_tensor(f.model, f.before, i, &is_energy);
         if (is_energy) {
             CHECK(as_other == 1);
             energies += as_before == 0;
@@ -66,32 +85,19 @@ TEST(the_energy_alone_is_taken_over)
         }
     }
     CHECK(energies > 10 && others > 10); /* the two models do differ */
-    remove(path);
-    mmebm_model_destroy(&model);
-    mmebm_model_destroy(&before);
-    mmebm_model_destroy(&other);
-    mmebm_context_destroy(&context);
+    close_fixture(&f);
 }
 
 TEST(another_network_is_refused)
 {
-    const char *path = "test_energy.safetensors";
-    mmebm_context *context;
-    mmebm_model *model, *before, *other;
+    fixture f;
     int is_energy;
-    REQUIRE(mmebm_context_create(NULL, &context, NULL, 0) == MMEBM_OK);
-    REQUIRE(make_model(context, 1, 2, &model) && make_model(context, 1, 2, &before));
-    REQUIRE(make_model(context, 2, 4, &other));
-    REQUIRE(mmebm_model_save(other, path, NULL) == MMEBM_OK);
-    CHECK(energy_take(context, model, path) == -1);
-    CHECK(energy_take(context, model, "/nonexistent/model.safetensors") == -1);
-    for (uint32_t i = 0; i < mmebm_model_tensor_count(model); ++i)
-        CHECK(same_tensor(model, before, i, &is_energy) == 1);
-    remove(path);
-    mmebm_model_destroy(&model);
-    mmebm_model_destroy(&before);
-    mmebm_model_destroy(&other);
-    mmebm_context_destroy(&context);
+    REQUIRE(open_fixture(&f, 4));
+    CHECK(energy_take(f.context, f.model, path) == -1);
+    CHECK(energy_take(f.context, f.model, "/nonexistent/model.safetensors") == -1);
+    for (uint32_t i = 0; i < mmebm_model_tensor_count(f.model); ++i)
+        CHECK(same_tensor(f.model, f.before, i, &is_energy) == 1);
+    close_fixture(&f);
 }
 
 int main(void)

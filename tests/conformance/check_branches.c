@@ -67,18 +67,31 @@ TEST(sum_of_masked_branches)
     check_built(build_sum_of_masked, 1, "linear(relu + relu)");
 }
 
+/* Two images, each through a convolution. */
+static mmebm_status two_images(mmebm_network *network, uint32_t kernel, uint32_t channels, mmebm_node x[2])
+{
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(image(network, SIDE, 3, &x[k]));
+        MMEBM_TRY(convolution(network, kernel, channels, &x[k]));
+    }
+    return MMEBM_OK;
+}
+
+static mmebm_status end_with_average(mmebm_network *network, mmebm_node x)
+{
+    MMEBM_TRY(mmebm_network_global_avg_pool(network, x, &x));
+    return end(network, x);
+}
+
 /* The same of pictures that are averaged. */
 static mmebm_status build_average_of_masked(mmebm_network *network)
 {
     mmebm_node x[2];
-    for (int k = 0; k < 2; ++k) {
-        MMEBM_TRY(image(network, SIDE, 3, &x[k]));
-        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+    MMEBM_TRY(two_images(network, 3, SIDE, x));
+    for (int k = 0; k < 2; ++k)
         MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_LEAKY_RELU, 0.2f, &x[k]));
-    }
     MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], 1.0f, &x[0]));
-    MMEBM_TRY(mmebm_network_global_avg_pool(network, x[0], &x[0]));
-    return end(network, x[0]);
+    return end_with_average(network, x[0]);
 }
 
 TEST(average_of_masked_branches)
@@ -108,13 +121,9 @@ TEST(sum_with_an_enlarged_input)
 static mmebm_status build_many_channels_joined(mmebm_network *network)
 {
     mmebm_node x[2];
-    for (int k = 0; k < 2; ++k) {
-        MMEBM_TRY(image(network, SIDE, 3, &x[k]));
-        MMEBM_TRY(convolution(network, 1, MANY_CHANNELS / 2, &x[k]));
-    }
+    MMEBM_TRY(two_images(network, 1, MANY_CHANNELS / 2, x));
     MMEBM_TRY(mmebm_network_concat(network, 2, x, &x[0]));
-    MMEBM_TRY(mmebm_network_global_avg_pool(network, x[0], &x[0]));
-    return end(network, x[0]);
+    return end_with_average(network, x[0]);
 }
 
 TEST(many_channels_joined)

@@ -280,13 +280,7 @@ int mmebm__cuda_phases_fit(int32_t height, int32_t width)
 /* As on sm_90a: same-size 3 x 3 convolutions, single taps, phases. */
 int mmebm__cuda_engine_suits(const mmebm_device *, int32_t, const cuda_geometry *g, int32_t source_channels, int32_t)
 {
-    if (source_channels % 4 || g->kernel[0] != g->kernel[1] || g->kernel[0] > 3) return 0;
-    for (int axis = 0; axis < 2; ++axis) {
-        const int32_t near = g->offset[axis], far = near + g->direction * (g->kernel[axis] - 1);
-        if (g->out[axis] != g->in[axis] || g->mul[axis] != 1 || g->div[axis] != 1) return 0;
-        if (near < -1 || near > 1 || far < -1 || far > 1 || (g->kernel[0] == 1 && near)) return 0;
-    }
-    return 1;
+    return source_channels % 4 == 0 && taps_are_near(g);
 }
 
 /* ---- gradients by weights */
