@@ -366,6 +366,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             multiply_tile(warp / 4, &slice, &buffer, PARTS == 2 ? line : sums, sums);
             barrier_wait(shared_address(&head->sums_empty[warp]), parity);
             turn_sums(sums, lines_of(warp), lane);
+            __syncwarp(); /* the arrival is of a warp whose lanes are together */
             arrive<HANDED_OVER>(SUMS_FULL + warp);
         }
     }
