@@ -60,6 +60,11 @@ static mmebm_status find_device(const mmebm_host *host, int ordinal, cudaDeviceP
     return MMEBM_OK;
 }
 
+static mmebm_status open_event(const mmebm_device *device, cudaEvent_t *event)
+{
+    return mmebm__cuda_check(device, cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
+}
+
 static mmebm_status open_lanes(mmebm_device *device)
 {
     for (int number = 0; number < MMEBM_BRANCHES * CUDA_LANES; ++number) {
@@ -67,9 +72,9 @@ static mmebm_status open_lanes(mmebm_device *device)
         if (number)
             CUDA_TRY(mmebm__cuda_check(device, cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking),
                                        "cudaStreamCreate"));
-        CUDA_TRY(mmebm__cuda_check(device, cudaEventCreateWithFlags(&opened->reached, cudaEventDisableTiming),
-                                   "cudaEventCreate"));
+        CUDA_TRY(open_event(device, &opened->reached));
     }
+    for (cudaEvent_t &begun : device->begun) CUDA_TRY(open_event(device, &begun));
     return MMEBM_OK;
 }
 
@@ -80,6 +85,8 @@ static void close_lanes(mmebm_device *device)
             if (lane.stream) cudaStreamDestroy(lane.stream);
             if (lane.reached) cudaEventDestroy(lane.reached);
         }
+    for (cudaEvent_t begun : device->begun)
+        if (begun) cudaEventDestroy(begun);
 }
 
 static mmebm_status check_callers_stream(const mmebm_device *device)

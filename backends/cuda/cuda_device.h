@@ -45,6 +45,7 @@ struct mmebm_device {
     void *encode_pixels; /* cuTensorMapEncodeIm2col of the driver; NULL without code for this chip: cuda_conv_tma.cu */
     mutable int after_event; /* the next kernel follows an event, so it must not launch early */
     cuda_lane lanes[MMEBM_BRANCHES][CUDA_LANES];
+    cudaEvent_t begun[MMEBM_BRANCHES]; /* where a plan's run begins in lane 0 */
     uint32_t branch, branches; /* that calls go to; that are open, 0 without a fork: cuda_lanes.h */
     cudaStream_t trunk;        /* of branch 0, while there are branches */
     cudaStream_t stream;  /* where work is queued now: own while a sequence is recorded, else as below */

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
 #include "cuda_lanes.h"
 
 /* Stream `later` goes on after what `earlier` has queued. */
@@ -13,6 +15,8 @@ static const mmebm_device *lane_device(const cuda_fork *fork, int32_t lane)
     return lane ? &fork->side[lane - 1] : fork->device;
 }
 
+/* ---- lanes of a plan */
+
 static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earlier)
 {
     const mmebm_device *device = fork->device, *waiting = lane_device(fork, later);
@@ -21,38 +25,61 @@ static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earli
     return follow(device, waiting->stream, lane_device(fork, earlier)->stream, reached);
 }
 
-/* ---- lanes of a plan */
-
 mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes)
 {
+    memset(fork->queued, 0, sizeof fork->queued);
+    memset(fork->seen, 0, sizeof fork->seen);
     fork->device = device;
     fork->open = 1;
     fork->now = 0;
-    for (int32_t lane = 1; lane < lanes; ++lane) {
-        fork->open |= 1u << lane;
-        fork->side[lane - 1] = *device;
-        fork->side[lane - 1].stream = device->lanes[device->branch][lane].stream;
-        CUDA_TRY(wait_for(fork, lane, 0));
-    }
-    return MMEBM_OK;
+    if (lanes == 1) return MMEBM_OK;
+    return mmebm__cuda_check(device, cudaEventRecord(device->begun[device->branch], device->stream), "cudaEventRecord");
 }
 
-void mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane)
+static mmebm_status open_lane(cuda_fork *fork, int32_t lane)
+{
+    const mmebm_device *device = fork->device;
+    mmebm_device *side = &fork->side[lane - 1];
+    fork->open |= 1u << lane;
+    *side = *device;
+    side->stream = device->lanes[device->branch][lane].stream;
+    side->after_event = 1;
+    return mmebm__cuda_check(device, cudaStreamWaitEvent(side->stream, device->begun[device->branch], 0),
+                             "cudaStreamWaitEvent");
+}
+
+mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane, uint32_t after)
 {
     fork->now = lane;
+    if (!(fork->open >> lane & 1)) CUDA_TRY(open_lane(fork, lane));
+    return mmebm__cuda_fork_wait(fork, after);
+}
+
+/* What the other lane has waited for, this one then has too; and having waited is news of its own: a gradient may be
+ * handed on from here without any call. */
+static void see(cuda_fork *fork, int32_t lane)
+{
+    uint32_t *seen = fork->seen[fork->now];
+    for (int32_t k = 0; k < CUDA_LANES; ++k)
+        if (fork->seen[lane][k] > seen[k]) seen[k] = fork->seen[lane][k];
+    seen[lane] = fork->queued[lane];
+    ++fork->queued[fork->now];
 }
 
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
 {
-    for (int32_t lane = 0; lane < CUDA_LANES; ++lane)
-        if (lane != fork->now && (lanes & fork->open) >> lane & 1) CUDA_TRY(wait_for(fork, fork->now, lane));
+    for (int32_t lane = 0; lane < CUDA_LANES; ++lane) {
+        const bool news = fork->seen[fork->now][lane] < fork->queued[lane];
+        if (lane == fork->now || !(lanes >> lane & 1) || !news) continue;
+        CUDA_TRY(wait_for(fork, fork->now, lane));
+        see(fork, lane);
+    }
     return MMEBM_OK;
 }
 
 mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork)
 {
-    fork->now = 0;
-    return mmebm__cuda_fork_wait(fork, fork->open);
+    return mmebm__cuda_fork_enter(fork, 0, ~0u);
 }
 
 /* ---- branches of the core's calls */

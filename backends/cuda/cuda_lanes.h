@@ -3,8 +3,9 @@
  * Branches of a graph that do not read each other (decoders of one latent, encoders of several images) run side by
  * side, each on a stream of its own, a lane: one such branch alone does not fill the chip. Lane 0 is the device's
  * stream, or that of the branch that the core's calls go to (backend_api.h, branch_fork), which has lanes of its own.
- * All lanes open at the beginning of a run, one waits for another where it reads that one's results, and all meet again
- * at the end; inside a recorded sequence this makes a graph with parallel branches.
+ * A lane follows what was queued when the run began, waits for another where it reads that one's results, and all meet
+ * again at the end; inside a recorded sequence this makes a graph with parallel branches. No lane waits for what it has
+ * waited for already: in such a graph an edge too many parts what would be a line of kernels, each launched early.
  */
 #ifndef MMEBM_CUDA_LANES_H
 #define MMEBM_CUDA_LANES_H
@@ -14,21 +15,25 @@
 struct cuda_fork {
     const mmebm_device *device;
     mmebm_device side[CUDA_LANES - 1]; /* the device as lanes 1, 2, ... see it: with their stream */
-    uint32_t open;                     /* bit k: lane k is open */
+    uint32_t open;                     /* bit k: lane k follows the beginning */
     int32_t now;                       /* the lane that layers run in */
+    uint32_t queued[CUDA_LANES];           /* calls and waits of each lane */
+    uint32_t seen[CUDA_LANES][CUDA_LANES]; /* [a][b]: those of b that a comes after */
 };
 
-/* Lanes 1 .. lanes - 1 open and wait for what the device has queued so far. */
+/* A run of so many lanes begins, in lane 0. */
 mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes);
-/* Layers that follow run in `lane`. */
-void mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane);
+/* Layers that follow run in `lane`, after all that the lanes in the set have queued. */
+mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane, uint32_t after);
 /* The present lane waits for all that the lanes in the set have queued. */
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes);
 /* Back to lane 0, after all others so far. */
 mmebm_status mmebm__cuda_fork_meet(cuda_fork *fork);
 
-static inline const mmebm_device *fork_device(const cuda_fork *fork)
+/* The device as the present lane sees it, for a call that queues work there. */
+static inline const mmebm_device *fork_device(cuda_fork *fork)
 {
+    ++fork->queued[fork->now];
     return fork->now ? &fork->side[fork->now - 1] : fork->device;
 }
 

@@ -366,8 +366,8 @@ static mmebm_status forward(const cuda_pass *pass)
             continue;
         const int runs = !node->folded && !pass->plan->idle[l];
         if (!runs && !reads_back(pass, (int32_t)l)) continue;
-        mmebm__cuda_fork_enter(pass->fork, node->lane); /* backward, the lane reads the same values */
-        CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, lanes_read(pass, (int32_t)l)));
+        /* also if it does not run: backward, the lane reads the same values */
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, lanes_read(pass, (int32_t)l)));
         if (runs) CUDA_TRY(layer_forward(pass, (int32_t)l));
     }
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
@@ -376,7 +376,7 @@ static mmebm_status forward(const cuda_pass *pass)
         cuda_tensor out = layer_shape(&graph->layers[graph->outputs[o]], 1);
         out.data = pass->run->outputs[o];
         out.type = TYPE_F32;
-        mmebm__cuda_fork_enter(pass->fork, pass->plan->nodes[graph->outputs[o]].lane);
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, pass->plan->nodes[graph->outputs[o]].lane, 0));
         CUDA_TRY(combine(pass, &out, &values, NULL));
     }
     return !pass->run->seeds || pass->run->outputs ? mmebm__cuda_fork_meet(pass->fork) : MMEBM_OK;
@@ -767,12 +767,11 @@ static mmebm_status backward(const cuda_pass *pass)
     for (uint32_t i = 0; i < graph->input_count; ++i)
         plan->wanted[graph->inputs[i]] = pass->run->input_gradients && pass->run->input_gradients[i];
     mmebm__cuda_mark_wanted(graph, pass->run->weight_gradient != NULL, plan->wanted);
-    pass->fork->now = 0;
+    CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, 0, 0));
     CUDA_TRY(seed_outputs(pass));
     for (uint32_t l = graph->layer_count; l-- > 0;) {
         if (graph->layers[l].kind == MMEBM_LAYER_INPUT || !plan->collected[l].set) continue;
-        mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane);
-        CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, plan->collected[l].lanes));
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane, plan->collected[l].lanes));
         CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
     }
     CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));

@@ -19,14 +19,15 @@ struct moment {
     size_t stream, count;
 };
 
-/* Streams and events are numbers from 1 on: those of lane k are k + 1. */
+/* Streams and events are numbers from 1 on: those of lane k are k + 1; the last event is a run's beginning. */
 static thread_local stream_state streams[CUDA_LANES + 1];
-static thread_local moment events[CUDA_LANES + 1];
+static thread_local moment events[CUDA_LANES + 2];
 
 void host_streams_open(mmebm_device *device)
 {
     for (uintptr_t k = 0; k < CUDA_LANES; ++k)
         device->lanes[0][k] = {reinterpret_cast<cudaStream_t>(k + 1), reinterpret_cast<cudaEvent_t>(k + 1)};
+    device->begun[0] = reinterpret_cast<cudaEvent_t>((uintptr_t)CUDA_LANES + 1);
     device->stream = device->lanes[0][0].stream;
 }
 
