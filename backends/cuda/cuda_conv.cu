@@ -306,7 +306,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             return stored_pixel{at, residual_pixel(product, at)};
         };
         if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4, false>(product, tile, lane, MB * 16, n0, pixel_of,
+            store_wide<__nv_bfloat16, BN, 4, false, true>(product, tile, lane, MB * 16, n0, pixel_of,
                                                     bias_in_memory(product), [] {});
         else
             store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);

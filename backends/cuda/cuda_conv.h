@@ -98,13 +98,13 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
 /* Where finish_lanes suits: a thread takes ASKED vectors at a time and asks for what the epilogue reads for all of them
  * before it finishes the first. If AHEAD, it does so while it finishes those before, and for the first before it waits
  * for the sums, which the caller then has not: worth its instructions where there is much to finish. This code stands
- * once in the kernel: copies of it for every part of the tile would not fit the instruction cache. */
-template <typename T, int BN, int ASKED, bool AHEAD, typename P, typename B, typename W>
+ * once in the kernel, and without what windows need where there are none: more would not fit the instruction cache. */
+template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
                                                   int32_t lines, int32_t n0, P pixel_of, B load_bias, W wait_for_sums)
 {
     constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, STEP = 32 * ASKED, LEAD = AHEAD ? STEP : 0;
-    const int32_t shift = product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
+    const int32_t shift = WINDOWS && product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
     epilogue_reads<T> next[ASKED];
     int32_t next_q[ASKED];
 #pragma unroll 1
@@ -134,7 +134,7 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
             const float4 *from =
                 reinterpret_cast<const float4 *>(tile + (item / NT << shift) * PITCH + item % NT * LANES);
             float4 low = from[0], high = from[1];
-            for (int32_t w = 1; w < 1 << shift; ++w) {
+            for (int32_t w = 1; WINDOWS && w < 1 << shift; ++w) {
                 const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
                 low.x += a.x, low.y += a.y, low.z += a.z, low.w += a.w;
                 high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;

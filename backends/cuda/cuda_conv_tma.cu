@@ -422,8 +422,8 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             };
             if (!AHEAD) wait_for_sums();
             if (conv.wide) {
-                store_wide<typename shape::number, BN, ASKED, AHEAD>(product, lines, lane, LINES, n0, pixel_of,
-                                                                     load_bias, wait_for_sums);
+                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, lines, lane, LINES, n0, pixel_of,
+                                                                            load_bias, wait_for_sums);
             } else {
                 if (AHEAD) wait_for_sums();
                 store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
