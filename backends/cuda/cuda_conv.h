@@ -95,20 +95,25 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where finish_lanes suits: a thread takes ASKED vectors at a time and asks for what the epilogue reads for all of them
- * before it finishes the first. If AHEAD, it does so while it finishes those before, and for the first before it waits
- * for the sums, which the caller then has not: worth its instructions where there is much to finish. This code stands
- * once in the kernel, and without what windows need where there are none: more would not fit the instruction cache. */
+/* Where lane_epilogue suits: a thread has LANES channels of every 32 / (BN / LANES)th pixel, takes ASKED at a time and
+ * asks for what the epilogue reads for all of them before it finishes the first. If AHEAD, it does so while it finishes
+ * those before, and for the first before it waits for the sums, which the caller then has not: worth its instructions
+ * where there is much to finish. This code stands once in the kernel, and without what windows need where there are
+ * none: more would not fit the instruction cache. */
 template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
                                                   int32_t lines, int32_t n0, P pixel_of, B load_bias, W wait_for_sums)
 {
-    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, STEP = 32 * ASKED, LEAD = AHEAD ? STEP : 0;
-    const int32_t shift = WINDOWS && product.epilogue.window == 2 ? 2 : 0, items = (lines >> shift) * NT;
+    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, ROUND = 32 / NT, STEP = ROUND * ASKED;
+    constexpr int LEAD = AHEAD ? STEP : 0;
+    const int32_t shift = WINDOWS && product.epilogue.window == 2 ? 2 : 0, pixels = lines >> shift;
+    const int32_t n = n0 + lane % NT * LANES;
+    const bool works = lane < ROUND * NT && n < product.out_channels;
+    const lane_epilogue<T> epilogue(product, works ? n : n0, load_bias);
     epilogue_reads<T> next[ASKED];
     int32_t next_q[ASKED];
 #pragma unroll 1
-    for (int32_t first = lane - LEAD; first < items; first += STEP) {
+    for (int32_t first = min(lane / NT, ROUND - 1) - LEAD; first < pixels; first += STEP) {
         epilogue_reads<T> reads[ASKED];
         int32_t q[ASKED];
 #pragma unroll
@@ -116,12 +121,12 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
             if (AHEAD) reads[u] = next[u], q[u] = next_q[u];
             epilogue_reads<T> &asked = AHEAD ? next[u] : reads[u];
             int32_t &asked_q = AHEAD ? next_q[u] : q[u];
-            const int32_t item = first + LEAD + 32 * u, n = n0 + item % NT * LANES;
+            const int32_t r = first + LEAD + ROUND * u;
             asked_q = -1;
-            if (item >= items || n >= product.out_channels) continue;
-            const stored_pixel pixel = pixel_of(item / NT);
+            if (!works || r >= pixels) continue;
+            const stored_pixel pixel = pixel_of(r);
             asked_q = pixel.at;
-            if (pixel.at >= 0) ask(product, pixel, n, &asked);
+            if (pixel.at >= 0) epilogue.ask(pixel, &asked);
         }
         if (AHEAD && first < 0) {
             wait_for_sums();
@@ -129,10 +134,9 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
         }
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
-            const int32_t item = first + 32 * u;
             if (q[u] < 0) continue;
             const float4 *from =
-                reinterpret_cast<const float4 *>(tile + (item / NT << shift) * PITCH + item % NT * LANES);
+                reinterpret_cast<const float4 *>(tile + (first + ROUND * u << shift) * PITCH + lane % NT * LANES);
             float4 low = from[0], high = from[1];
             for (int32_t w = 1; WINDOWS && w < 1 << shift; ++w) {
                 const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
@@ -140,7 +144,7 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
                 high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
             }
             float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            finish_lanes<T>(product, load_bias, q[u], n0 + item % NT * LANES, v, reads[u]);
+            epilogue.finish(q[u], v, reads[u]);
         }
     }
 }

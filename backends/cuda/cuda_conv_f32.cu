@@ -183,9 +183,10 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
         if (m >= plan.pixels) continue;
         const stored_pixel pixel = {q, residual_pixel(product, q)};
         if (plan.wide) {
+            const lane_epilogue<float> epilogue(product, n0, bias_in_memory(product));
             epilogue_reads<float> reads;
-            ask(product, pixel, n0, &reads);
-            finish_lanes(product, bias_in_memory(product), q, n0, sums[i], reads);
+            epilogue.ask(pixel, &reads);
+            epilogue.finish(q, sums[i], reads);
             continue;
         }
 #pragma unroll

@@ -74,12 +74,12 @@ static __device__ __forceinline__ void finish_number(const cuda_product &product
 template <typename T> struct lane_words {
     uint32_t word[LANES * sizeof(T) / sizeof(uint32_t)];
 
-    __device__ __forceinline__ void load(const cuda_tensor &tensor, int64_t at)
+    __device__ __forceinline__ void load(const char *from)
     {
-        const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const T *>(tensor.data) + at);
+        const uint4 *words = reinterpret_cast<const uint4 *>(from);
 #pragma unroll
         for (int k = 0; k < (int)(LANES * sizeof(T) / sizeof(uint4)); ++k) {
-            const uint4 four = from[k];
+            const uint4 four = words[k];
             word[4 * k] = four.x, word[4 * k + 1] = four.y, word[4 * k + 2] = four.z, word[4 * k + 3] = four.w;
         }
     }
@@ -96,24 +96,86 @@ template <typename T> struct epilogue_reads {
     lane_words<T> mask, residual;
 };
 
-template <typename T>
-static __device__ __forceinline__ void ask(const cuda_product &product, const stored_pixel &pixel, int32_t n,
-                                           epilogue_reads<T> *reads)
-{
-    const cuda_epilogue &end = product.epilogue;
-    if (end.mask.data) reads->mask.load(end.mask, (int64_t)pixel.at * end.mask.stride + n);
-    if (end.residual.scale != 0.0f)
-        reads->residual.load(end.residual.tensor, (int64_t)pixel.residual * end.residual.tensor.stride + n);
-}
+/* An epilogue for channels n .. n + LANES - 1: where they lie in pixel 0 of each tensor, and their bias, which
+ * load_bias(n, b) fetches if there is any. One for all pixels of a thread spares it most of its instructions. */
+template <typename T> struct lane_epilogue {
+    const cuda_epilogue &end;
+    char *mask, *residual, *raw, *activated;
+    float bias[LANES];
 
-template <typename T>
-static __device__ __forceinline__ void store_lanes(const cuda_tensor &tensor, int64_t at, const float *v)
-{
-    if (sizeof(T) == sizeof(__nv_bfloat16))
-        store_words(tensor, at, v);
-    else
-        store_floats<LANES>(tensor, at, v);
-}
+    template <typename B>
+    __device__ __forceinline__ lane_epilogue(const cuda_product &product, int32_t n, B load_bias)
+        : end(product.epilogue), mask(channel<T>(end.mask, n)), residual(channel<T>(end.residual.tensor, n)),
+          raw(raw_is_f32() ? channel<float>(end.raw, n) : channel<T>(end.raw, n)),
+          activated(channel<T>(end.activated, n))
+    {
+        if (end.bias) load_bias(n, bias);
+    }
+
+    template <typename U> static __device__ __forceinline__ char *channel(const cuda_tensor &tensor, int32_t n)
+    {
+        return static_cast<char *>(tensor.data) + (int64_t)n * (int64_t)sizeof(U);
+    }
+
+    /* One multiplication with an addition: neither number is negative. */
+    static __device__ __forceinline__ char *at_pixel(char *first, int32_t pixel, uint32_t bytes)
+    {
+        return first + (uint64_t)(uint32_t)pixel * bytes;
+    }
+
+    __device__ __forceinline__ bool raw_is_f32() const
+    {
+        return end.raw.type == TYPE_F32;
+    }
+
+    __device__ __forceinline__ void ask(const stored_pixel &pixel, epilogue_reads<T> *reads) const
+    {
+        if (end.mask.data) reads->mask.load(at_pixel(mask, pixel.at, end.mask.stride * (uint32_t)sizeof(T)));
+        if (end.residual.scale != 0.0f)
+            reads->residual.load(
+                at_pixel(residual, pixel.residual, end.residual.tensor.stride * (uint32_t)sizeof(T)));
+    }
+
+    static __device__ __forceinline__ void store(char *to, const float *v)
+    {
+        if (sizeof(T) == sizeof(__nv_bfloat16))
+            put_words(to, v);
+        else
+            put_floats<LANES>(to, v);
+    }
+
+    __device__ __forceinline__ void finish(int32_t q, float *v, const epilogue_reads<T> &reads) const
+    {
+        if (end.bias) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) v[k] = end.source_scale * v[k] + bias[k];
+        } else if (end.source_scale != 1.0f) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) v[k] *= end.source_scale;
+        }
+        if (end.mask.data) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) v[k] = reads.mask[k] > 0.0f ? v[k] : end.mask_slope * v[k];
+        }
+        if (end.residual.scale != 0.0f) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) v[k] = end.scale * v[k] + end.residual.scale * reads.residual[k];
+        } else if (end.scale != 1.0f) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) v[k] *= end.scale;
+        }
+        if (end.raw.data) {
+            if (raw_is_f32())
+                put_floats<LANES>(at_pixel(raw, q, end.raw.stride * (uint32_t)sizeof(float)), v);
+            else
+                store(at_pixel(raw, q, end.raw.stride * (uint32_t)sizeof(T)), v);
+        }
+        if (!end.activated.data) return;
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) v[k] = v[k] > 0.0f ? v[k] : end.activated_slope * v[k];
+        store(at_pixel(activated, q, end.activated.stride * (uint32_t)sizeof(T)), v);
+    }
+};
 
 /* Fetches the bias of LANES channels from where it lies. */
 static __device__ __forceinline__ auto bias_in_memory(const cuda_product &product)
@@ -124,51 +186,12 @@ static __device__ __forceinline__ auto bias_in_memory(const cuda_product &produc
     };
 }
 
-/* load_bias(n, b) fetches the bias of LANES channels, if there is any. */
-template <typename T, typename B>
-static __device__ __forceinline__ void finish_lanes(const cuda_product &product, B load_bias, int32_t q, int32_t n,
-                                                    float *v, const epilogue_reads<T> &reads)
-{
-    const cuda_epilogue &end = product.epilogue;
-    if (end.bias) {
-        float b[LANES];
-        load_bias(n, b);
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] = end.source_scale * v[k] + b[k];
-    } else if (end.source_scale != 1.0f) {
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] *= end.source_scale;
-    }
-    if (end.mask.data) {
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] = reads.mask[k] > 0.0f ? v[k] : end.mask_slope * v[k];
-    }
-    if (end.residual.scale != 0.0f) {
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] = end.scale * v[k] + end.residual.scale * reads.residual[k];
-    } else if (end.scale != 1.0f) {
-#pragma unroll
-        for (int k = 0; k < LANES; ++k) v[k] *= end.scale;
-    }
-    if (end.raw.data) {
-        const int64_t at = (int64_t)q * end.raw.stride + n;
-        if (end.raw.type == TYPE_F32)
-            store_floats<LANES>(end.raw, at, v);
-        else
-            store_lanes<T>(end.raw, at, v);
-    }
-    if (!end.activated.data) return;
-#pragma unroll
-    for (int k = 0; k < LANES; ++k) v[k] = v[k] > 0.0f ? v[k] : end.activated_slope * v[k];
-    store_lanes<T>(end.activated, (int64_t)q * end.activated.stride + n, v);
-}
-
 static inline int tensor_is(const cuda_tensor *tensor, int32_t type)
 {
     return !tensor->data || (tensor->type == type && tensor_is_wide(tensor));
 }
 
-/* Whether finish_lanes suits an epilogue, with numbers of a type. */
+/* Whether lane_epilogue suits an epilogue, with numbers of a type. */
 static inline int epilogue_is_wide(const cuda_product *product, int32_t type)
 {
     const cuda_epilogue *end = &product->epilogue;

@@ -721,7 +721,7 @@ static __global__ void dense_loss_backward_kernel(const __grid_constant__ loss_c
                 *reinterpret_cast<uint2 *>(static_cast<__nv_bfloat16 *>(call.by_mean.data) + at) =
                     make_uint2(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]));
             else
-                store_floats<4>(call.by_mean, at, v);
+                put_floats<4>(static_cast<float *>(call.by_mean.data) + at, v);
         }
     }
 }

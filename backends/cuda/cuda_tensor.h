@@ -296,17 +296,16 @@ static __device__ __forceinline__ uint32_t pack_pair(float low, float high)
 }
 
 /* LANES numbers as bf16. */
-static __device__ __forceinline__ void store_words(const cuda_tensor &tensor, int64_t at, const float *v)
+static __device__ __forceinline__ void put_words(void *to, const float *v)
 {
-    *reinterpret_cast<uint4 *>(static_cast<__nv_bfloat16 *>(tensor.data) + at) =
+    *static_cast<uint4 *>(to) =
         make_uint4(pack_pair(v[0], v[1]), pack_pair(v[2], v[3]), pack_pair(v[4], v[5]), pack_pair(v[6], v[7]));
 }
 
-/* V f32 elements, V a multiple of 4. */
-template <int V>
-static __device__ __forceinline__ void store_floats(const cuda_tensor &tensor, int64_t at, const float *v)
+/* V f32 numbers, V a multiple of 4. */
+template <int V> static __device__ __forceinline__ void put_floats(void *to, const float *v)
 {
-    float4 *values = reinterpret_cast<float4 *>(static_cast<float *>(tensor.data) + at);
+    float4 *values = static_cast<float4 *>(to);
 #pragma unroll
     for (int k = 0; k < V / 4; ++k) values[k] = make_float4(v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]);
 }
@@ -317,9 +316,9 @@ static __device__ __forceinline__ void store_values(const cuda_tensor &tensor, i
     if (V == 1) {
         store_value(tensor, at, v[0]);
     } else if (tensor.type == TYPE_BF16) {
-        store_words(tensor, at, v);
+        put_words(static_cast<__nv_bfloat16 *>(tensor.data) + at, v);
     } else {
-        store_floats<V>(tensor, at, v);
+        put_floats<V>(static_cast<float *>(tensor.data) + at, v);
     }
 }
 
