@@ -76,9 +76,10 @@ class Comparison:
         steps = [] if chain == "step" else ["--steps", str(self.args.steps)]
         pair = []
         with busy_process(busy):
-            pair.append(run([self.program, "--backend", self.args.backend] + common + steps, self.environment))
-            device = ["--device", "cuda"] if self.args.backend == "cuda" else []
-            pair.append(run(PEER + device + common + steps, PEER_ENVIRONMENT))
+            on_gpu = self.args.backend == "cuda"  # then both keep their data there
+            ours = [self.program, "--backend", self.args.backend] + ["--memory", "device"] * on_gpu
+            pair.append(run(ours + common + steps, self.environment))
+            pair.append(run(PEER + ["--device", "cuda"] * on_gpu + common + steps, PEER_ENVIRONMENT))
         for line in pair:
             if line:
                 line["busy"] = int(busy)

@@ -23,6 +23,7 @@ typedef struct setting {
     const char *chain, *backend, *precision, *model_path;
     uint32_t threads, batch, steps;
     double seconds;
+    int on_device; /* where tuples and latents lie: in memory of the backend's device */
     mmebm_preset_options preset;
 } setting;
 
@@ -60,11 +61,32 @@ static void check(const bench *b, const char *what, mmebm_status status)
     stop(what, b->context ? mmebm_last_error(b->context) : mmebm_status_name(status));
 }
 
-static void *array(size_t count)
+/* Where views lie. */
+static float *array(const bench *b, size_t count)
 {
-    float *values = malloc(count * sizeof *values);
+    float *values;
+    if (b->setting->on_device)
+        check(b, "buffer", mmebm__device_floats(b->context, count, &values));
+    else
+        values = malloc(count * sizeof *values);
     if (!values) stop("memory", "none left");
     return values;
+}
+
+static void release(const bench *b, float *values, size_t count)
+{
+    if (b->setting->on_device)
+        mmebm__device_free(b->context, values, count);
+    else
+        free(values);
+}
+
+static void copy(const bench *b, float *target, const float *source, size_t count)
+{
+    if (b->setting->on_device)
+        check(b, "copy", b->context->ops->copy(b->context->device, target, source, count * sizeof *target));
+    else
+        memcpy(target, source, count * sizeof *target);
 }
 
 static uint32_t precision_number(const char *name)
@@ -89,8 +111,9 @@ static void call_langevin_x(bench *b)
     options.n_steps = b->setting->steps;
     options.seed = b->seed++;
     for (uint32_t i = 0; i < mmebm_model_modality_count(b->model); ++i)
-        memcpy(b->data[i], b->start[i], b->counts[i] * sizeof(float));
+        copy(b, b->data[i], b->start[i], b->counts[i]);
     check(b, "langevin_x", mmebm_sampler_langevin_x(b->sampler, &options, b->x, NULL));
+    check(b, "synchronize", mmebm_context_synchronize(b->context));
 }
 
 static double flops_langevin_x(const bench *b)
@@ -104,8 +127,9 @@ static void call_langevin_z(bench *b)
     check(b, "options", mmebm_langevin_z_options_init(&options));
     options.n_steps = b->setting->steps;
     options.seed = b->seed++;
-    memcpy(b->latent, b->latent_start, b->latent_count * sizeof(float));
+    copy(b, b->latent, b->latent_start, b->latent_count);
     check(b, "langevin_z", mmebm_sampler_langevin_z(b->sampler, &options, b->x, &b->z, NULL));
+    check(b, "synchronize", mmebm_context_synchronize(b->context));
 }
 
 static double flops_langevin_z(const bench *b)
@@ -192,13 +216,25 @@ static void open_model(bench *b)
         check(b, "model", mmebm_model_create_preset(b->context, "polymnist", &b->setting->preset, &b->model));
 }
 
-static void fill(float *values, size_t count, float low, float high)
+static void fill(const bench *b, float *values, size_t count, float low, float high)
 {
     uint32_t word = 12345;
+    float *host = malloc(count * sizeof *host);
+    if (!host) stop("memory", "none left");
     for (size_t i = 0; i < count; ++i) {
         word = word * 1664525u + 1013904223u;
-        values[i] = low + (high - low) * (float)(word >> 8) * 0x1p-24f;
+        host[i] = low + (high - low) * (float)(word >> 8) * 0x1p-24f;
     }
+    check(b, "upload", b->context->ops->upload(b->context->device, values, host, count * sizeof *host));
+    free(host);
+}
+
+static void open_view(const bench *b, mmebm_view *view, float *data, uint32_t rank, const int64_t *shape)
+{
+    check(b, "view", mmebm_view_init(view, data, rank, shape));
+    if (!b->setting->on_device) return;
+    view->place = MMEBM_DEVICE;
+    view->device_id = b->context->ops->device_number(b->context->device);
 }
 
 static void open_views(bench *b)
@@ -210,19 +246,19 @@ static void open_views(bench *b)
         int64_t shape[MMEBM_MAX_RANK] = {b->setting->batch};
         memcpy(shape + 1, modality.shape, modality.rank * sizeof shape[0]);
         b->counts[i] = (size_t)(b->model->modality_count[i] * b->setting->batch);
-        b->data[i] = array(b->counts[i]);
-        b->start[i] = array(b->counts[i]);
-        fill(b->start[i], b->counts[i], 0.0f, 1.0f);
-        memcpy(b->data[i], b->start[i], b->counts[i] * sizeof(float));
-        check(b, "view", mmebm_view_init(&b->x[i], b->data[i], modality.rank + 1, shape));
+        b->data[i] = array(b, b->counts[i]);
+        b->start[i] = array(b, b->counts[i]);
+        fill(b, b->start[i], b->counts[i], 0.0f, 1.0f);
+        copy(b, b->data[i], b->start[i], b->counts[i]);
+        open_view(b, &b->x[i], b->data[i], modality.rank + 1, shape);
     }
     const int64_t shape[3] = {mmebm_model_modality_count(b->model), b->setting->batch,
                               mmebm_model_latent_size(b->model)};
     b->latent_count = (size_t)(shape[0] * shape[1] * shape[2]);
-    b->latent = array(b->latent_count);
-    b->latent_start = array(b->latent_count);
-    fill(b->latent_start, b->latent_count, -1.5f, 1.5f);
-    check(b, "view", mmebm_view_init(&b->z, b->latent, 3, shape));
+    b->latent = array(b, b->latent_count);
+    b->latent_start = array(b, b->latent_count);
+    fill(b, b->latent_start, b->latent_count, -1.5f, 1.5f);
+    open_view(b, &b->z, b->latent, 3, shape);
 }
 
 static size_t target_count(const bench *b)
@@ -314,13 +350,13 @@ static void close_bench(bench *b)
     mmebm_trainer_destroy(&b->trainer);
     mmebm_sampler_destroy(&b->sampler);
     mmebm_model_destroy(&b->model);
-    mmebm_context_destroy(&b->context);
     for (int i = 0; i < MMEBM_MAX_MODALITIES; ++i) {
-        free(b->data[i]);
-        free(b->start[i]);
+        release(b, b->data[i], b->counts[i]);
+        release(b, b->start[i], b->counts[i]);
     }
-    free(b->latent);
-    free(b->latent_start);
+    release(b, b->latent, b->latent_count);
+    release(b, b->latent_start, b->latent_count);
+    mmebm_context_destroy(&b->context);
 }
 
 /* ---- command line */
@@ -330,6 +366,7 @@ static void usage(void)
     fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save]\n"
           "                   [--backend cpu|cuda|reference|auto]\n"
           "                   [--precision f32|tf32|bf16|auto] [--threads N] [--batch N] [--steps N] [--seconds S]\n"
+          "                   [--memory host|device]\n"
           "                   [--nef N] [--stem N] [--nf N] [--latent N] [--model FILE]\n"
           "save writes the model to FILE; start loads it, draws one batch and ends.\n", stderr);
     exit(2);
@@ -341,7 +378,7 @@ static void read_arguments(int count, char **arguments, setting *s)
         {"chain", 1, NULL, 'c'},   {"backend", 1, NULL, 'k'}, {"precision", 1, NULL, 'p'}, {"threads", 1, NULL, 't'},
         {"batch", 1, NULL, 'b'},   {"steps", 1, NULL, 's'},   {"seconds", 1, NULL, 'S'},   {"nef", 1, NULL, 'e'},
         {"stem", 1, NULL, 'm'},    {"nf", 1, NULL, 'f'},      {"latent", 1, NULL, 'l'},    {"model", 1, NULL, 'M'},
-        {NULL, 0, NULL, 0},
+        {"memory", 1, NULL, 'y'},  {NULL, 0, NULL, 0},
     };
     int option;
     while ((option = getopt_long(count, arguments, "", options, NULL)) != -1) {
@@ -359,6 +396,7 @@ static void read_arguments(int count, char **arguments, setting *s)
         case 'f': s->preset.nf = number; break;
         case 'l': s->preset.latent_size = number; break;
         case 'M': s->model_path = optarg; break;
+        case 'y': s->on_device = !strcmp(optarg, "device"); break;
         default: usage();
         }
     }
