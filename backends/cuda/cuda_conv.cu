@@ -100,7 +100,7 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
     __device__ __forceinline__ void load_weights(const conv_step &step) const
     {
         const uint32_t target = slice_of(step) + tid * 16;
-        const char *from = weight_slice(plan, phase, step.number, n0) + tid * 16;
+        const char *from = weight_slice(plan, product.weights, phase, step.number, n0) + tid * 16;
 #pragma unroll
         for (int i = 0; i < BN * CHUNKS / THREADS; ++i)
             copy_async(target + i * THREADS * 16, from + i * THREADS * 16, true);
@@ -306,10 +306,10 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             return stored_pixel{at, residual_pixel(product, at)};
         };
         if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4, false, true>(product, tile, lane, MB * 16, n0, pixel_of,
-                                                    bias_in_memory(product), [] {});
+            store_wide<__nv_bfloat16, BN, 4, false, true>(product, places_of(product.epilogue), tile, lane, MB * 16,
+                                                          n0, pixel_of, bias_in_memory(product), [] {});
         else
-            store_narrow<BN>(product, tile, lane, MB * 16, n0, pixel_of);
+            store_narrow<BN>(product, places_of(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
     }
 
     /* Sums of one part of the chunks, as they are. */
@@ -409,7 +409,7 @@ static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan pla
 #pragma unroll 7
     for (int32_t part = 0; part < plan.parts; ++part)
         v += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n];
-    finish_number(plan.product, {m, residual_pixel(plan.product, m)}, n, v);
+    finish_number(plan.product, places_of(plan.product.epilogue), {m, residual_pixel(plan.product, m)}, n, v);
 }
 
 /* ---- launching */
@@ -505,12 +505,12 @@ static mmebm_status product_bf16(const mmebm_device *device, conv_plan *plan)
     return plan->padded == 64 ? launch<256, 64>(device, plan) : launch<128, 128>(device, plan);
 }
 
-mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product)
+static mmebm_status run_product(const mmebm_device *device, const cuda_product *product)
 {
     if (!has_lines(product->factors)) return mmebm__cuda_product_f32(device, product);
     conv_plan plan = plan_of(product);
     int done;
-    CUDA_TRY(mmebm__cuda_product_tma(device, &plan, &done));
+    CUDA_TRY(mmebm__cuda_products_tma(device, &plan, 1, &done));
     if (!done && product->factors != FACTORS_BF16)
         return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED,
                                  "cuda: a convolution of %lld rows, wanted fewer", (long long)product->rows);
@@ -519,6 +519,19 @@ mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product 
     const int64_t numbers = (int64_t)plan.pixels * plan.padded;
     return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
                               (unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, plan);
+}
+
+mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
+{
+    conv_plan plans[MAX_PRODUCTS];
+    int together = count > 1 && has_lines(products->factors), done = 0;
+    for (int32_t k = 0; k < count && together; ++k) {
+        plans[k] = plan_of(&products[k]);
+        together = plans[k].parts == 1 && plans[k].wide == plans[0].wide;
+    }
+    if (together) CUDA_TRY(mmebm__cuda_products_tma(device, plans, count, &done));
+    for (int32_t k = 0; k < count && !done; ++k) CUDA_TRY(run_product(device, &products[k]));
+    return MMEBM_OK;
 }
 
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
@@ -532,7 +545,8 @@ int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const 
     shape.shrink = shape.epilogue.window = 1;
     const conv_plan plan = plan_of(&shape);
     int suits;
-    return source_channels % CHUNK_FLOATS == 0 && mmebm__cuda_product_tma(device, &plan, &suits) == MMEBM_OK && suits;
+    return source_channels % CHUNK_FLOATS == 0 && mmebm__cuda_products_tma(device, &plan, 1, &suits) == MMEBM_OK &&
+           suits;
 }
 
 /* Patches of the largest tile must fit, and LINES_AT_ONCE pixels further on must be less than an image. */

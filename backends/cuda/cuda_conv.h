@@ -66,11 +66,12 @@ static __device__ __forceinline__ void next_step(const conv_plan &plan, int32_t 
 
 /* The slice of packed weights of a step, from result channel n0 on: lines whose chunks lie as in shared memory
  * (chunk_place). Weights in `parts` (FACTORS_SPLIT: high, low) have as many slices, one after another. */
-static __device__ __forceinline__ const char *weight_slice(const conv_plan &plan, int32_t result_phase, int32_t step,
-                                                           int32_t n0, int32_t parts = 1, int32_t part = 0)
+static __device__ __forceinline__ const char *weight_slice(const conv_plan &plan, const void *weights,
+                                                           int32_t result_phase, int32_t step, int32_t n0,
+                                                           int32_t parts = 1, int32_t part = 0)
 {
     const int64_t slice = (int64_t)(result_phase * plan.groups * PHASE_TAPS + step) * parts + part;
-    return static_cast<const char *>(plan.product.weights) + (slice * plan.padded + n0) * LINE_BYTES;
+    return static_cast<const char *>(weights) + (slice * plan.padded + n0) * LINE_BYTES;
 }
 
 /* ---- from sums to stored values. A warp turns its sums around in a tile of shared memory, lines of tile_pitch<BN>()
@@ -101,15 +102,16 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
  * where there is much to finish. This code stands once in the kernel, and without what windows need where there are
  * none: more would not fit the instruction cache. */
 template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W>
-static __device__ __forceinline__ void store_wide(const cuda_product &product, const float *tile, int32_t lane,
-                                                  int32_t lines, int32_t n0, P pixel_of, B load_bias, W wait_for_sums)
+static __device__ __forceinline__ void store_wide(const cuda_product &product, const epilogue_places &places,
+                                                  const float *tile, int32_t lane, int32_t lines, int32_t n0,
+                                                  P pixel_of, B load_bias, W wait_for_sums)
 {
     constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, ROUND = 32 / NT, STEP = ROUND * ASKED;
     constexpr int LEAD = AHEAD ? STEP : 0;
     const int32_t shift = WINDOWS && product.epilogue.window == 2 ? 2 : 0, pixels = lines >> shift;
     const int32_t n = n0 + lane % NT * LANES;
     const bool works = lane < ROUND * NT && n < product.out_channels;
-    const lane_epilogue<T> epilogue(product, works ? n : n0, load_bias);
+    const lane_epilogue<T> epilogue(product, places, works ? n : n0, load_bias);
     epilogue_reads<T> next[ASKED];
     int32_t next_q[ASKED];
 #pragma unroll 1
@@ -151,8 +153,9 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
 
 /* Anything else: a thread takes a channel of a pixel. */
 template <int BN, typename P>
-static __device__ __forceinline__ void store_narrow(const cuda_product &product, const float *tile, int32_t lane,
-                                                    int32_t lines, int32_t n0, P pixel_of)
+static __device__ __forceinline__ void store_narrow(const cuda_product &product, const epilogue_places &places,
+                                                    const float *tile, int32_t lane, int32_t lines, int32_t n0,
+                                                    P pixel_of)
 {
     constexpr int PITCH = tile_pitch<BN>();
     const int32_t shift = product.epilogue.window == 2 ? 2 : 0;
@@ -165,7 +168,7 @@ static __device__ __forceinline__ void store_narrow(const cuda_product &product,
         if (pixel.at < 0) continue;
         float v = 0.0f;
         for (int32_t w = 0; w < 1 << shift; ++w) v += tile[((r << shift) + w) * PITCH + n];
-        finish_number(product, pixel, n0 + n, v);
+        finish_number(product, places, pixel, n0 + n, v);
     }
 }
 
@@ -178,9 +181,9 @@ static __device__ __forceinline__ int32_t placed_pixel(const cuda_geometry &g, i
     return (2 * line + (phase >> 1)) * 2 * g.out[1] + 2 * x + (phase & 1);
 }
 
-/* The product by way of the copy engine; *done = 0: it does not suit, nothing was done. Of f32 numbers the shape alone
- * decides that. Without rows it only says so. */
-mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *plan, int *done);
+/* `count` equal products by way of the copy engine; *done = 0: it does not suit, nothing was done. Of f32 numbers the
+ * shape alone decides that. Without rows it only says so. */
+mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done);
 
 /* Result channels of packed weights. */
 static inline int32_t padded_channels(int32_t factors, int32_t channels)

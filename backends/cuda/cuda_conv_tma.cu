@@ -42,15 +42,25 @@ enum {
  * follow these; an mbarrier at which a lane arrives for its warp they do not. */
 enum { BIAS_THERE = 1, SUMS_FULL = 2 };
 
-struct tma_plan {
-    conv_plan conv;
+/* One of the products that are made together. */
+struct tma_member {
     CUtensorMap source[PHASES]; /* more than one under phases_in */
+    const void *weights;
+    epilogue_places places;
+};
+
+struct tma_plan {
+    conv_plan conv;             /* of the first; for the others' tensors see members */
     int32_t pitch, image;       /* pixels of a line, of an image, with zeros */
     int32_t zeros;              /* 0 or 1 before a line, above an image */
     int32_t pixels, tiles;      /* of all images, with zeros */
     int32_t patch_lines, buffers, stages;
     pixel_place step; /* from a pixel of a tile to that of the block's next tile */
+    int32_t blocks;   /* of a member, along x */
+    int32_t count;
+    tma_member members[MAX_PRODUCTS];
 };
+static_assert(sizeof(tma_plan) <= 4096, "parameters of a kernel");
 
 /* What the parts of a block share. A warp that multiplies and one that stores have a place of 16 lines between them. */
 struct tma_head {
@@ -111,10 +121,11 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     typedef float group_sums[BN / 8][4];
     const tma_plan &plan;
     const conv_plan &conv;
+    const tma_member &member;
     tma_head *head;
     float *turn;
     uint32_t weights, patches; /* in shared memory */
-    int32_t n0, phase;
+    int32_t n0, phase, first_tile;
 
     /* Of sums in parts, which have one tap. */
     __device__ __forceinline__ int32_t part() const
@@ -170,7 +181,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         const uint32_t full = shared_address(&head->patch_full[buffer.at]);
         barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
         barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
-        copy_pixels(patch(buffer.at), &plan.source[conv.product.geometry.phases_in ? group.phase : 0],
+        copy_pixels(patch(buffer.at), &member.source[conv.product.geometry.phases_in ? group.phase : 0],
                     group.chunk * shape::LINE, first.x, first.y, first.row, full);
     }
 
@@ -178,7 +189,8 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     {
 #pragma unroll
         for (int part = 0; part < PARTS; ++part)
-            copy_bulk(target + part * PART, weight_slice(conv, phase, number, n0, PARTS, part), PART, full);
+            copy_bulk(target + part * PART, weight_slice(conv, member.weights, phase, number, n0, PARTS, part), PART,
+                      full);
     }
 
     /* A group's weights: once, with one barrier, if they are resident; else slice by slice. */
@@ -203,12 +215,12 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     {
         ring_place slice = {0, 0}, buffer = {0, 0};
 #pragma unroll 1
-        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
+        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks) {
             for (conv_step step = {0, first_group()}; step.group < end_group(); ++step.group) {
                 enter_group(conv, phase, &step);
                 load_patch(tile, step, buffer);
                 advance(&buffer, plan.buffers);
-                if (!RESIDENT || tile == (int32_t)blockIdx.x) load_weights(step.group, &slice);
+                if (!RESIDENT || tile == first_tile) load_weights(step.group, &slice);
             }
         }
     }
@@ -233,7 +245,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     {
         ring_place buffer = {0, 0};
 #pragma unroll 1
-        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
+        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks) {
             for (int32_t group = first_group(); group < end_group(); ++group, advance(&buffer, plan.buffers)) {
                 barrier_wait(shared_address(&head->patch_full[buffer.at]), buffer.parity);
                 split_patch(first + (size_t)buffer.at * PARTS * patch_part(), thread);
@@ -359,7 +371,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         ring_place slice = {0, 0}, buffer = {0, 0};
         uint32_t parity = 1;
 #pragma unroll 1
-        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x, parity ^= 1) {
+        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks, parity ^= 1) {
             group_sums sums, line; /* of the tile; under FACTORS_SPLIT of a line of taps, to be added to the others */
             clear(sums);
             clear(line);
@@ -410,9 +422,9 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             bias[4] = high.x, bias[5] = high.y, bias[6] = high.z, bias[7] = high.w;
         };
         const cuda_product &product = conv.product;
-        pixel_place place = find_pixel((int32_t)blockIdx.x * TILE + reach_of(plan) + first + lane % LINES);
+        pixel_place place = find_pixel(first_tile * TILE + reach_of(plan) + first + lane % LINES);
 #pragma unroll 1
-        for (int32_t tile = (int32_t)blockIdx.x; tile < plan.tiles; tile += (int32_t)gridDim.x) {
+        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks) {
             if (lane < LINES) places[lane] = memory_of(place);
             next_pixel(&place);
             __syncwarp();
@@ -422,11 +434,11 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             };
             if (!AHEAD) wait_for_sums();
             if (conv.wide) {
-                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, lines, lane, LINES, n0, pixel_of,
-                                                                            load_bias, wait_for_sums);
+                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, member.places, lines, lane, LINES,
+                                                                            n0, pixel_of, load_bias, wait_for_sums);
             } else {
                 if (AHEAD) wait_for_sums();
-                store_narrow<BN>(product, lines, lane, LINES, n0, pixel_of);
+                store_narrow<BN>(product, member.places, lines, lane, LINES, n0, pixel_of);
             }
             release(&head->sums_empty[warp]);
         }
@@ -449,15 +461,18 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     const uint32_t weights = HEAD_BYTES;
     const uint32_t patches = weights + (uint32_t)plan.stages * (RESIDENT ? block_type::TAPS : 1) * block_type::SLICE;
     const uint32_t turn = patches + plan.buffers * PARTS * plan.patch_lines * LINE_BYTES;
+    const int32_t number = (int32_t)blockIdx.x / plan.blocks;
     const block_type block = {{},
                               plan,
                               plan.conv,
+                              plan.members[number],
                               head,
                               reinterpret_cast<float *>(shared + turn),
                               shared_address(shared) + weights,
                               shared_address(shared) + patches,
                               (int32_t)blockIdx.y * BN,
-                              plan.conv.product.geometry.phases_out ? (int32_t)blockIdx.z : 0};
+                              plan.conv.product.geometry.phases_out ? (int32_t)blockIdx.z : 0,
+                              (int32_t)blockIdx.x - number * plan.blocks};
     if (tid < MAX_STAGES) {
         barrier_open(shared_address(&head->weights_full[tid]), 1);
         barrier_open(shared_address(&head->weights_empty[tid]), WARPS);
@@ -471,7 +486,7 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     if (tid < 64) barriers_opened();
     __syncthreads();
     begin_kernel();
-    const float *bias = plan.conv.product.epilogue.bias;
+    const float *bias = block.member.places.bias;
     if (tid >= WARPS * 32 && tid < WARPS * 32 + BN) {
         const int32_t n = tid - WARPS * 32;
         head->bias[n] = bias && block.n0 + n < plan.conv.product.out_channels ? bias[block.n0 + n] : 0.0f;
@@ -497,9 +512,9 @@ static int suits(const conv_plan *plan)
     return product->shrink == 1 && product->epilogue.window == 1 && taps_are_near(&product->geometry);
 }
 
-static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
+static mmebm_status describe_source(const mmebm_device *device, const tma_plan *plan, const cuda_product *product,
+                                    tma_member *member)
 {
-    const cuda_product *product = &plan->conv.product;
     const cuda_geometry *g = &product->geometry;
     const cuda_tensor *source = &product->source;
     const int32_t step = g->phases_in ? 2 : 1;
@@ -517,7 +532,7 @@ static mmebm_status describe_source(const mmebm_device *device, tma_plan *plan)
     for (int phase = 0; phase < (g->phases_in ? (int)PHASES : 1); ++phase) {
         char *data = static_cast<char *>(source->data) + (phase >> 1) * line + (phase & 1) * pixel;
         const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(device->encode_pixels)(
-            &plan->source[phase], type, 4, data, size, strides, first, last,
+            &member->source[phase], type, 4, data, size, strides, first, last,
             (cuuint32_t)line_channels(factors), (cuuint32_t)plan->patch_lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
         if (code != CUDA_SUCCESS)
@@ -547,7 +562,7 @@ static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
 }
 
 template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
-static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int *done)
+static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     using shape = tma_shape<FACTORS, GROUPS, BN>;
     const int32_t tile = shape::TILE;
@@ -558,7 +573,8 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int 
     if (!shared) return MMEBM_OK;
     *done = 1;
     if (!plan->pixels) return MMEBM_OK;
-    CUDA_TRY(describe_source(device, plan));
+    for (int32_t k = 0; k < plan->count; ++k)
+        CUDA_TRY(describe_source(device, plan, &plans[k].product, &plan->members[k]));
     CUDA_TRY(mmebm__cuda_check(device,
                                cudaFuncSetAttribute(tma_kernel<FACTORS, RESIDENT, GROUPS, BN, EDGE>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
@@ -566,10 +582,12 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int 
     dim3 grid(1, (unsigned)((plan->conv.product.out_channels + BN - 1) / BN),
               plan->conv.product.geometry.phases_out ? (unsigned)PHASES : (unsigned)plan->conv.parts);
     /* no more blocks than there is room for, with the same number of tiles each */
-    const int32_t across = (int32_t)(grid.y * grid.z), room = device->processors * (GROUPS == 1 ? 2 : 1);
+    const int32_t across = (int32_t)(grid.y * grid.z) * plan->count;
+    const int32_t room = device->processors * (GROUPS == 1 ? 2 : 1);
     const int32_t most = room > across ? room / across : 1, rounds = (plan->tiles + most - 1) / most;
-    grid.x = (unsigned)((plan->tiles + rounds - 1) / rounds);
-    const int32_t further = (int32_t)grid.x * tile;
+    plan->blocks = (plan->tiles + rounds - 1) / rounds;
+    grid.x = (unsigned)(plan->blocks * plan->count);
+    const int32_t further = plan->blocks * tile;
     plan->step = {further / plan->image, further % plan->image / plan->pitch, further % plan->pitch};
     return mmebm__cuda_launch(device, "convolution", tma_kernel<FACTORS, RESIDENT, GROUPS, BN, EDGE>, grid,
                               shape::THREADS, shared, *plan);
@@ -577,55 +595,55 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, int 
 
 /* Weights of bf16 are resident if they fit. */
 template <int FACTORS, int GROUPS, int BN, int EDGE>
-static mmebm_status launch_either(const mmebm_device *device, tma_plan *plan, int *done)
+static mmebm_status launch_either(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     if constexpr (FACTORS == FACTORS_BF16) {
-        CUDA_TRY((launch_edge<FACTORS, true, GROUPS, BN, EDGE>(device, plan, done)));
+        CUDA_TRY((launch_edge<FACTORS, true, GROUPS, BN, EDGE>(device, plan, plans, done)));
         if (*done) return MMEBM_OK;
     }
-    return launch_edge<FACTORS, false, GROUPS, BN, EDGE>(device, plan, done);
+    return launch_edge<FACTORS, false, GROUPS, BN, EDGE>(device, plan, plans, done);
 }
 
 template <int FACTORS, int GROUPS, int BN>
-static mmebm_status launch(const mmebm_device *device, tma_plan *plan, int *done)
+static mmebm_status launch(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     switch (plan->conv.product.geometry.kernel[0]) {
-    case 1: return launch_either<FACTORS, GROUPS, BN, 1>(device, plan, done);
-    case 2: return launch_either<FACTORS, GROUPS, BN, 2>(device, plan, done);
-    default: return launch_either<FACTORS, GROUPS, BN, 3>(device, plan, done);
+    case 1: return launch_either<FACTORS, GROUPS, BN, 1>(device, plan, plans, done);
+    case 2: return launch_either<FACTORS, GROUPS, BN, 2>(device, plan, plans, done);
+    default: return launch_either<FACTORS, GROUPS, BN, 3>(device, plan, plans, done);
     }
 }
 
 /* Tiles as large as the pixels allow. */
-static mmebm_status launch_bf16(const mmebm_device *device, tma_plan *plan, int *done)
+static mmebm_status launch_bf16(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     const int64_t across =
         (plan->conv.product.geometry.phases_out ? (int64_t)PHASES : 1) * ((plan->conv.padded + 127) / 128);
-    const int64_t tiles = plan->pixels / 128 * across, processors = device->processors;
+    const int64_t tiles = plan->pixels / 128 * across * plan->count, processors = device->processors;
     switch (plan->conv.padded) {
-    case 16: return launch<FACTORS_BF16, 2, 16>(device, plan, done);
-    case 32: return launch<FACTORS_BF16, 2, 32>(device, plan, done);
+    case 16: return launch<FACTORS_BF16, 2, 16>(device, plan, plans, done);
+    case 32: return launch<FACTORS_BF16, 2, 32>(device, plan, plans, done);
     case 64:
-        return tiles < processors ? launch<FACTORS_BF16, 1, 64>(device, plan, done)
-                                  : launch<FACTORS_BF16, 2, 64>(device, plan, done);
-    case 80: return launch<FACTORS_BF16, 2, 80>(device, plan, done);
+        return tiles < processors ? launch<FACTORS_BF16, 1, 64>(device, plan, plans, done)
+                                  : launch<FACTORS_BF16, 2, 64>(device, plan, plans, done);
+    case 80: return launch<FACTORS_BF16, 2, 80>(device, plan, plans, done);
     default: break;
     }
-    if (4 * tiles >= 3 * processors) return launch<FACTORS_BF16, 2, 128>(device, plan, done);
-    return tiles >= processors / 2 ? launch<FACTORS_BF16, 1, 128>(device, plan, done)
-                                   : launch<FACTORS_BF16, 1, 64>(device, plan, done);
+    if (4 * tiles >= 3 * processors) return launch<FACTORS_BF16, 2, 128>(device, plan, plans, done);
+    return tiles >= processors / 2 ? launch<FACTORS_BF16, 1, 128>(device, plan, plans, done)
+                                   : launch<FACTORS_BF16, 1, 64>(device, plan, plans, done);
 }
 
 /* One tile for a shape, whatever the rows: another kernel would give other bits. WIDEST: channels at once. */
 template <int FACTORS, int WIDEST>
-static mmebm_status launch_f32(const mmebm_device *device, tma_plan *plan, int *done)
+static mmebm_status launch_f32(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     switch (plan->conv.padded) {
-    case 16: return launch<FACTORS, 2, 16>(device, plan, done);
-    case 32: return launch<FACTORS, 2, 32>(device, plan, done);
-    case 64: return launch<FACTORS, 2, 64>(device, plan, done);
-    case 80: return launch<FACTORS, 2, 80>(device, plan, done);
-    default: return launch<FACTORS, 2, WIDEST>(device, plan, done);
+    case 16: return launch<FACTORS, 2, 16>(device, plan, plans, done);
+    case 32: return launch<FACTORS, 2, 32>(device, plan, plans, done);
+    case 64: return launch<FACTORS, 2, 64>(device, plan, plans, done);
+    case 80: return launch<FACTORS, 2, 80>(device, plan, plans, done);
+    default: return launch<FACTORS, 2, WIDEST>(device, plan, plans, done);
     }
 }
 
@@ -643,23 +661,29 @@ static void store_parts(conv_plan *conv)
     conv->wide = 1;
 }
 
-mmebm_status mmebm__cuda_product_tma(const mmebm_device *device, const conv_plan *conv, int *done)
+mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done)
 {
-    const cuda_geometry *g = &conv->product.geometry;
+    const cuda_geometry *g = &plans->product.geometry;
     *done = 0;
-    if (!device->encode_pixels || !suits(conv)) return MMEBM_OK;
+    if (!device->encode_pixels || !suits(plans)) return MMEBM_OK;
     tma_plan plan = {};
-    plan.conv = *conv;
-    if (conv->parts > 1) store_parts(&plan.conv);
+    plan.conv = *plans;
+    plan.count = count;
+    if (plans->parts > 1) store_parts(&plan.conv);
     plan.zeros = g->kernel[0] > 1;
     plan.pitch = g->in[1] + plan.zeros;
     plan.image = plan.pitch * (g->in[0] + plan.zeros);
-    const int64_t pixels = conv->product.rows * plan.image;
+    const int64_t pixels = plans->product.rows * plan.image;
     if (pixels > INT32_MAX - 2 * MAX_PATCH_LINES) return MMEBM_OK;
     plan.pixels = (int32_t)pixels;
-    switch (conv->product.factors) {
-    case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, done);
-    case FACTORS_SPLIT: return launch_f32<FACTORS_SPLIT, 64>(device, &plan, done);
-    default: return launch_bf16(device, &plan, done);
+    for (int32_t k = 0; k < count; ++k) {
+        const cuda_epilogue *end = k ? &plans[k].product.epilogue : &plan.conv.product.epilogue;
+        plan.members[k].weights = plans[k].product.weights;
+        plan.members[k].places = places_of(*end);
+    }
+    switch (plans->product.factors) {
+    case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, plans, done);
+    case FACTORS_SPLIT: return launch_f32<FACTORS_SPLIT, 64>(device, &plan, plans, done);
+    default: return launch_bf16(device, &plan, plans, done);
     }
 }

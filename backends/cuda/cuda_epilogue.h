@@ -51,21 +51,36 @@ struct stored_pixel {
     int32_t at, residual;
 };
 
+/* Where an epilogue's bias and tensors lie. Products that are made together differ in these and in their factors. */
+struct epilogue_places {
+    const float *bias;
+    void *mask, *residual, *raw, *activated;
+};
+
+static __host__ __device__ __forceinline__ epilogue_places places_of(const cuda_epilogue &end)
+{
+    return {end.bias, end.mask.data, end.residual.tensor.data, end.raw.data, end.activated.data};
+}
+
 /* Channel n of a stored pixel. */
-static __device__ __forceinline__ void finish_number(const cuda_product &product, const stored_pixel &pixel, int32_t n,
-                                                     float v)
+static __device__ __forceinline__ void finish_number(const cuda_product &product, const epilogue_places &places,
+                                                     const stored_pixel &pixel, int32_t n, float v)
 {
     const cuda_epilogue &end = product.epilogue;
-    v = end.source_scale * v + (end.bias ? end.bias[n] : 0.0f);
-    if (end.mask.data)
-        v = load_value(end.mask, (int64_t)pixel.at * end.mask.stride + n) > 0.0f ? v : end.mask_slope * v;
+    const cuda_tensor &residual = end.residual.tensor;
+    v = end.source_scale * v + (places.bias ? places.bias[n] : 0.0f);
+    if (end.mask.data) {
+        const float mask = load_number(places.mask, end.mask.type, (int64_t)pixel.at * end.mask.stride + n);
+        v = mask > 0.0f ? v : end.mask_slope * v;
+    }
     v *= end.scale;
     if (end.residual.scale != 0.0f)
         v += end.residual.scale *
-             load_value(end.residual.tensor, (int64_t)pixel.residual * end.residual.tensor.stride + n);
-    if (end.raw.data) store_value(end.raw, (int64_t)pixel.at * end.raw.stride + n, v);
+             load_number(places.residual, residual.type, (int64_t)pixel.residual * residual.stride + n);
+    if (end.raw.data) store_number(places.raw, end.raw.type, (int64_t)pixel.at * end.raw.stride + n, v);
     if (!end.activated.data) return;
-    store_value(end.activated, (int64_t)pixel.at * end.activated.stride + n, v > 0.0f ? v : end.activated_slope * v);
+    store_number(places.activated, end.activated.type, (int64_t)pixel.at * end.activated.stride + n,
+                 v > 0.0f ? v : end.activated_slope * v);
 }
 
 /* ---- the same for LANES channels, where the mask, the residual and what is stored are of type T; raw may be f32 */
@@ -104,17 +119,18 @@ template <typename T> struct lane_epilogue {
     float bias[LANES];
 
     template <typename B>
-    __device__ __forceinline__ lane_epilogue(const cuda_product &product, int32_t n, B load_bias)
-        : end(product.epilogue), mask(channel<T>(end.mask, n)), residual(channel<T>(end.residual.tensor, n)),
-          raw(raw_is_f32() ? channel<float>(end.raw, n) : channel<T>(end.raw, n)),
-          activated(channel<T>(end.activated, n))
+    __device__ __forceinline__ lane_epilogue(const cuda_product &product, const epilogue_places &places, int32_t n,
+                                             B load_bias)
+        : end(product.epilogue), mask(channel<T>(places.mask, n)), residual(channel<T>(places.residual, n)),
+          raw(raw_is_f32() ? channel<float>(places.raw, n) : channel<T>(places.raw, n)),
+          activated(channel<T>(places.activated, n))
     {
         if (end.bias) load_bias(n, bias);
     }
 
-    template <typename U> static __device__ __forceinline__ char *channel(const cuda_tensor &tensor, int32_t n)
+    template <typename U> static __device__ __forceinline__ char *channel(void *place, int32_t n)
     {
-        return static_cast<char *>(tensor.data) + (int64_t)n * (int64_t)sizeof(U);
+        return static_cast<char *>(place) + (int64_t)n * (int64_t)sizeof(U);
     }
 
     /* One multiplication with an addition: neither number is negative. */

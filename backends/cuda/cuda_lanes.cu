@@ -25,14 +25,15 @@ static mmebm_status wait_for(const cuda_fork *fork, int32_t later, int32_t earli
     return follow(device, waiting->stream, lane_device(fork, earlier)->stream, reached);
 }
 
-mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes)
+mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device, int32_t lanes, int32_t in_step)
 {
     memset(fork->queued, 0, sizeof fork->queued);
     memset(fork->seen, 0, sizeof fork->seen);
     fork->device = device;
     fork->open = 1;
     fork->now = 0;
-    if (lanes == 1) return MMEBM_OK;
+    fork->in_step = in_step;
+    if (lanes == 1 || in_step) return MMEBM_OK;
     return mmebm__cuda_check(device, cudaEventRecord(device->begun[device->branch], device->stream), "cudaEventRecord");
 }
 
@@ -51,6 +52,7 @@ static mmebm_status open_lane(cuda_fork *fork, int32_t lane)
 mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane, uint32_t after)
 {
     fork->now = lane;
+    if (fork->in_step) return MMEBM_OK;
     if (!(fork->open >> lane & 1)) CUDA_TRY(open_lane(fork, lane));
     return mmebm__cuda_fork_wait(fork, after);
 }
@@ -69,7 +71,7 @@ static void see(cuda_fork *fork, int32_t lane)
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
 {
     for (int32_t lane = 0; lane < CUDA_LANES; ++lane) {
-        const bool news = fork->seen[fork->now][lane] < fork->queued[lane];
+        const bool news = !fork->in_step && fork->seen[fork->now][lane] < fork->queued[lane];
         if (lane == fork->now || !(lanes >> lane & 1) || !news) continue;
         CUDA_TRY(wait_for(fork, fork->now, lane));
         see(fork, lane);

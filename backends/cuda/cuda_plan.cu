@@ -466,6 +466,96 @@ static void choose_phases(mmebm_plan *plan, int32_t l)
     if (!phases_fit(plan, l)) node->phases = CUDA_WHOLE;
 }
 
+/* ---- order */
+
+/* Whether layer l reads one of the present round, or one that has not had its turn. */
+static int must_wait(const mmebm_plan *plan, int32_t l, int32_t round)
+{
+    for (uint32_t k = 0; k < plan->graph->layers[l].edge_count; ++k) {
+        const int32_t from = layer_input(plan->graph, l, k);
+        if (plan->round[from] < 0 || plan->round[from] == round) return 1;
+    }
+    return 0;
+}
+
+/* The next layer of a lane from `l` on; layer_count at its end. */
+static int32_t next_of_lane(const mmebm_plan *plan, int32_t lane, int32_t l)
+{
+    const int32_t layers = (int32_t)plan->graph->layer_count;
+    while (l < layers && (plan->graph->layers[l].kind == MMEBM_LAYER_INPUT || plan->nodes[l].lane != lane)) ++l;
+    return l;
+}
+
+/* Lanes in turn, a layer of each in a round. */
+static void order_by_rounds(mmebm_plan *plan)
+{
+    const int32_t layers = (int32_t)plan->graph->layer_count;
+    int32_t next[CUDA_LANES], count = 0;
+    for (int32_t l = 0; l < layers; ++l) {
+        plan->round[l] = -1;
+        if (plan->graph->layers[l].kind == MMEBM_LAYER_INPUT) plan->order[count++] = l, plan->round[l] = 0;
+    }
+    for (int32_t lane = 0; lane < plan->lanes; ++lane) next[lane] = next_of_lane(plan, lane, 0);
+    for (int32_t round = 1; count < layers; ++round)
+        for (int32_t lane = 0; lane < plan->lanes; ++lane) {
+            const int32_t l = next[lane];
+            if (l == layers || must_wait(plan, l, round)) continue;
+            plan->order[count++] = l;
+            plan->round[l] = round;
+            next[lane] = next_of_lane(plan, lane, l + 1);
+        }
+}
+
+static int equal_products(const mmebm_plan *plan, int32_t a, int32_t b)
+{
+    const cuda_node *x = &plan->nodes[a], *y = &plan->nodes[b];
+    return is_product(&plan->graph->layers[b]) && x->in_channels == y->in_channels &&
+           x->out_channels == y->out_channels && x->factors == y->factors && x->phases == y->phases &&
+           memcmp(&x->forward, &y->forward, sizeof x->forward) == 0;
+}
+
+/* Whether nearly every product has an equal one in its round. */
+static int lanes_are_equal(const mmebm_plan *plan)
+{
+    const int32_t layers = (int32_t)plan->graph->layer_count;
+    int32_t products = 0, paired = 0;
+    for (int32_t i = 0; i < layers; ++i) {
+        const int32_t l = plan->order[i];
+        if (!is_product(&plan->graph->layers[l])) continue;
+        const int before = i > 0 && plan->round[plan->order[i - 1]] == plan->round[l];
+        const int after = i + 1 < layers && plan->round[plan->order[i + 1]] == plan->round[l];
+        ++products;
+        paired += (before && equal_products(plan, l, plan->order[i - 1])) ||
+                  (after && equal_products(plan, l, plan->order[i + 1]));
+    }
+    return products && 10 * paired >= 9 * products;
+}
+
+/* Rows with which no product has more than so many pixels for each multiprocessor. One that has many more gains less
+ * from beginning and ending together with others than from other kinds of work beside it. */
+static int64_t rows_in_step(const mmebm_plan *plan)
+{
+    enum { PIXELS_IN_STEP = 2048 };
+    int64_t most = 1;
+    for (uint32_t l = 0; l < plan->graph->layer_count; ++l) {
+        const cuda_node *node = &plan->nodes[l];
+        const int64_t pixels = (int64_t)node->forward.out[0] * node->forward.out[1];
+        if (is_product(&plan->graph->layers[l]) && most < pixels) most = pixels;
+    }
+    return (int64_t)plan->device->processors * PIXELS_IN_STEP / most;
+}
+
+/* Equal branches in step, if the device's kernels make their products together; else layers as they are numbered. */
+static void choose_order(mmebm_plan *plan)
+{
+    if (plan->lanes > 1 && plan->device->encode_pixels) {
+        order_by_rounds(plan);
+        if (lanes_are_equal(plan)) plan->in_step = rows_in_step(plan);
+    }
+    for (int32_t l = 0; l < (int32_t)plan->graph->layer_count && !plan->in_step; ++l)
+        plan->order[l] = plan->round[l] = l;
+}
+
 /* ---- making and destroying */
 
 static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *spec)
@@ -474,7 +564,7 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     const size_t layers = spec->graph->layer_count;
     const size_t bytes =
         sizeof(mmebm_plan) +
-        layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(cuda_slot) + 2 * sizeof(int32_t) + 3);
+        layers * (sizeof(cuda_node) + sizeof(cuda_collected) + 2 * sizeof(cuda_slot) + 4 * sizeof(int32_t) + 3);
     char *block = static_cast<char *>(host->allocate(host->owner, bytes, 64));
     if (!block) {
         host->fail(host->owner, MMEBM_E_MEMORY, "cuda: no memory for a plan of %zu bytes", bytes);
@@ -492,7 +582,9 @@ static mmebm_plan *allocate_plan(mmebm_device *device, const mmebm_plan_spec *sp
     plan->slots = reinterpret_cast<cuda_slot *>(plan->collected + layers);
     plan->readers = reinterpret_cast<int32_t *>(plan->slots + 2 * layers);
     plan->sole_reader = plan->readers + layers;
-    plan->wanted = reinterpret_cast<unsigned char *>(plan->sole_reader + layers);
+    plan->order = plan->sole_reader + layers;
+    plan->round = plan->order + layers;
+    plan->wanted = reinterpret_cast<unsigned char *>(plan->round + layers);
     plan->is_output = plan->wanted + layers;
     plan->idle = plan->is_output + layers;
     return plan;
@@ -571,6 +663,7 @@ mmebm_status mmebm__cuda_plan_create(mmebm_device *device, const mmebm_plan_spec
         if (made->graph->layers[l].kind == MMEBM_LAYER_CONCAT) merge_parts(made, (int32_t)l);
     for (uint32_t l = 0; l < made->graph->layer_count; ++l)
         if (is_product(&made->graph->layers[l])) choose_phases(made, (int32_t)l), choose_factors(made, (int32_t)l);
+    choose_order(made);
     mmebm_status status = check_channels(made);
     if (status == MMEBM_OK) status = open_memory(made, spec);
     if (status != MMEBM_OK) {

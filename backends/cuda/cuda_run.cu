@@ -10,21 +10,47 @@
 
 #include "cuda_plan.h"
 
+/* Where lanes go in step: equal products of the present round that have not been launched. */
+struct cuda_batch {
+    cuda_product products[MAX_PRODUCTS];
+    int32_t count;
+    uint32_t lanes;      /* whose they are, as a set */
+    mmebm_status status; /* of launches */
+};
+
 struct cuda_pass {
     mmebm_plan *plan;
     const mmebm_graph *graph;
     const mmebm_plan_run *run;
     cuda_fork *fork;
+    cuda_batch *batch;
 };
-
-static const mmebm_device *device_of(const cuda_pass *pass)
-{
-    return fork_device(pass->fork);
-}
 
 static uint32_t lane_set(int32_t lane)
 {
     return 1u << lane;
+}
+
+static void launch_batch(const cuda_pass *pass)
+{
+    cuda_batch *batch = pass->batch;
+    if (batch->count && batch->status == MMEBM_OK)
+        batch->status = mmebm__cuda_products(fork_device(pass->fork), batch->products, batch->count);
+    batch->count = 0;
+    batch->lanes = 0;
+}
+
+static mmebm_status end_round(const cuda_pass *pass)
+{
+    launch_batch(pass);
+    return pass->batch->status;
+}
+
+/* The device, for a call in the present lane: one that may read what a product of the batch writes comes after it. */
+static const mmebm_device *device_of(const cuda_pass *pass)
+{
+    if (pass->batch->lanes & lane_set(pass->fork->now)) launch_batch(pass);
+    return fork_device(pass->fork);
 }
 
 static int64_t elements_of(const cuda_tensor *tensor)
@@ -130,8 +156,14 @@ static mmebm_status pack_source(const cuda_pass *pass, int32_t product)
 
 static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
 {
+    cuda_batch *batch = pass->batch;
     product->partials = pass->plan->partials[pass->fork->now];
-    return mmebm__cuda_product(device_of(pass), product);
+    if (!pass->fork->in_step) return mmebm__cuda_products(device_of(pass), product, 1);
+    const int full = batch->count == MAX_PRODUCTS || batch->lanes & lane_set(pass->fork->now);
+    if (full || (batch->count && !products_match(&batch->products[0], product))) launch_batch(pass);
+    batch->products[batch->count++] = *product;
+    batch->lanes |= lane_set(pass->fork->now);
+    return batch->status;
 }
 
 static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
@@ -356,20 +388,29 @@ static uint32_t lanes_read(const cuda_pass *pass, int32_t l)
     return product < 0 || product == l ? lanes : lanes | lanes_read(pass, product);
 }
 
+/* The i-th layer that runs is not of the round of the one before it. */
+static int begins_round(const mmebm_plan *plan, uint32_t i)
+{
+    return i == 0 || plan->round[plan->order[i]] != plan->round[plan->order[i - 1]];
+}
+
 static mmebm_status forward(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;
     mark_idle(pass);
-    for (uint32_t l = 0; l < graph->layer_count; ++l) {
+    for (uint32_t i = 0; i < graph->layer_count; ++i) {
+        const int32_t l = pass->plan->order[i];
         const cuda_node *node = &pass->plan->nodes[l];
+        if (begins_round(pass->plan, i)) CUDA_TRY(end_round(pass));
         if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
             continue;
         const int runs = !node->folded && !pass->plan->idle[l];
-        if (!runs && !reads_back(pass, (int32_t)l)) continue;
+        if (!runs && !reads_back(pass, l)) continue;
         /* also if it does not run: backward, the lane reads the same values */
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, lanes_read(pass, (int32_t)l)));
-        if (runs) CUDA_TRY(layer_forward(pass, (int32_t)l));
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, lanes_read(pass, l)));
+        if (runs) CUDA_TRY(layer_forward(pass, l));
     }
+    CUDA_TRY(end_round(pass));
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
         const cuda_operand values = values_of(pass, graph->outputs[o], 1.0f);
@@ -769,10 +810,13 @@ static mmebm_status backward(const cuda_pass *pass)
     mmebm__cuda_mark_wanted(graph, pass->run->weight_gradient != NULL, plan->wanted);
     CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, 0, 0));
     CUDA_TRY(seed_outputs(pass));
-    for (uint32_t l = graph->layer_count; l-- > 0;) {
-        if (graph->layers[l].kind == MMEBM_LAYER_INPUT || !plan->collected[l].set) continue;
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane, plan->collected[l].lanes));
-        CUDA_TRY(layer_backward(pass, (int32_t)l, plan->collected[l].value));
+    for (uint32_t i = graph->layer_count; i-- > 0;) {
+        const int32_t l = plan->order[i];
+        if (graph->layers[l].kind != MMEBM_LAYER_INPUT && plan->collected[l].set) {
+            CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane, plan->collected[l].lanes));
+            CUDA_TRY(layer_backward(pass, l, plan->collected[l].value));
+        }
+        if (begins_round(plan, i)) CUDA_TRY(end_round(pass));
     }
     CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));
     return deliver_input_gradients(pass);
@@ -782,8 +826,14 @@ mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
 {
     const cuda_scope scope(plan->device);
     cuda_fork fork;
-    CUDA_TRY(mmebm__cuda_fork_begin(&fork, plan->device, plan->lanes));
-    const cuda_pass pass = {plan, plan->graph, run, &fork};
+    cuda_batch batch;
+    batch.count = 0;
+    batch.lanes = 0;
+    batch.status = MMEBM_OK;
+    /* gradients by weights, which are not made together, run side by side */
+    const int in_step = run->rows <= plan->in_step && !run->weight_gradient;
+    CUDA_TRY(mmebm__cuda_fork_begin(&fork, plan->device, plan->lanes, in_step));
+    const cuda_pass pass = {plan, plan->graph, run, &fork, &batch};
     mmebm_status status = forward(&pass);
     if (status == MMEBM_OK && run->seeds) status = backward(&pass);
     if (status == MMEBM_OK) return status;

@@ -7,6 +7,8 @@
 #ifndef MMEBM_CUDA_TENSOR_H
 #define MMEBM_CUDA_TENSOR_H
 
+#include <string.h>
+
 #include "cuda_device.h"
 
 enum { TYPE_F32 = 0, TYPE_BF16 = 1 };
@@ -167,7 +169,38 @@ static inline int32_t product_parts(int32_t taps, int32_t channels, int32_t wind
 /* Floats for the sums of parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
                                    int64_t pixels);
-mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *product);
+/* `count` products that do not read each other and differ in nothing but where their tensors lie (products_match): of
+ * one alone, most of the time is what beginning and end take. */
+enum { MAX_PRODUCTS = 5 /* as many as the parameters of a kernel hold */ };
+mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count);
+
+static inline int tensors_match(const cuda_tensor *a, const cuda_tensor *b)
+{
+    return !a->data == !b->data && a->type == b->type && a->height == b->height && a->width == b->width &&
+           a->channels == b->channels && a->stride == b->stride && a->period == b->period;
+}
+
+static inline int operands_match(const cuda_operand *a, const cuda_operand *b)
+{
+    return tensors_match(&a->tensor, &b->tensor) && a->shrink == b->shrink && a->window == b->window &&
+           a->scale == b->scale;
+}
+
+static inline int epilogues_match(const cuda_epilogue *a, const cuda_epilogue *b)
+{
+    return !a->bias == !b->bias && a->source_scale == b->source_scale && a->scale == b->scale &&
+           a->window == b->window && tensors_match(&a->mask, &b->mask) && a->mask_slope == b->mask_slope &&
+           operands_match(&a->residual, &b->residual) && tensors_match(&a->raw, &b->raw) &&
+           tensors_match(&a->activated, &b->activated) && a->activated_slope == b->activated_slope;
+}
+
+static inline int products_match(const cuda_product *a, const cuda_product *b)
+{
+    return a->factors == b->factors && memcmp(&a->geometry, &b->geometry, sizeof a->geometry) == 0 &&
+           tensors_match(&a->source, &b->source) && a->shrink == b->shrink && a->out_channels == b->out_channels &&
+           a->rows == b->rows && epilogues_match(&a->epilogue, &b->epilogue);
+}
+
 /* Whether a product of a shape can be made by FACTORS_TF32 or FACTORS_SPLIT, of a source at multiples of 16 bytes. */
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
                              int32_t source_channels, int32_t out_channels);
@@ -242,18 +275,28 @@ static __device__ __forceinline__ int64_t pixel_at(const cuda_tensor &tensor, in
     return ((tensor_row(tensor, row) * tensor.height + y) * tensor.width + x) * tensor.stride;
 }
 
+static __device__ __forceinline__ float load_number(const void *data, int32_t type, int64_t at)
+{
+    return type == TYPE_BF16 ? __bfloat162float(static_cast<const __nv_bfloat16 *>(data)[at])
+                             : static_cast<const float *>(data)[at];
+}
+
+static __device__ __forceinline__ void store_number(void *data, int32_t type, int64_t at, float value)
+{
+    if (type == TYPE_BF16)
+        static_cast<__nv_bfloat16 *>(data)[at] = __float2bfloat16_rn(value);
+    else
+        static_cast<float *>(data)[at] = value;
+}
+
 static __device__ __forceinline__ float load_value(const cuda_tensor &tensor, int64_t at)
 {
-    return tensor.type == TYPE_BF16 ? __bfloat162float(static_cast<const __nv_bfloat16 *>(tensor.data)[at])
-                                    : static_cast<const float *>(tensor.data)[at];
+    return load_number(tensor.data, tensor.type, at);
 }
 
 static __device__ __forceinline__ void store_value(const cuda_tensor &tensor, int64_t at, float value)
 {
-    if (tensor.type == TYPE_BF16)
-        static_cast<__nv_bfloat16 *>(tensor.data)[at] = __float2bfloat16_rn(value);
-    else
-        static_cast<float *>(tensor.data)[at] = value;
+    store_number(tensor.data, tensor.type, at, value);
 }
 
 /* LANES bf16 elements. */

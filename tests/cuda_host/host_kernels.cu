@@ -549,9 +549,11 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
     return queued<cuda_side_by_side, split_now>(device, call);
 }
 
-mmebm_status mmebm__cuda_product(const mmebm_device *device, const cuda_product *call)
+/* The last one first: they may not read each other. */
+mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
 {
-    return queued<cuda_product, product_now>(device, call);
+    for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<cuda_product, product_now>(device, &products[k])));
+    return MMEBM_OK;
 }
 
 mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call)

@@ -69,9 +69,19 @@ static bool advance(stream_state *state)
     return true;
 }
 
-void host_drain()
+static bool lanes_are(const char *wanted)
 {
     const char *order = getenv("MMEBM_CUDAHOST_LANES");
-    const bool falling = order && strcmp(order, "falling") == 0;
+    return order && strcmp(order, wanted) == 0;
+}
+
+bool host_lanes_in_step()
+{
+    return lanes_are("step");
+}
+
+void host_drain()
+{
+    const bool falling = lanes_are("falling");
     for (int32_t k = 0; k < CUDA_LANES;) k = advance(&streams[falling ? CUDA_LANES - k : k + 1]) ? 0 : k + 1;
 }

@@ -19,6 +19,7 @@ static mmebm_status device_open(const mmebm_host *host, const mmebm_device_spec 
     opened->processors = 132;
     opened->block_shared = 227 * 1024;
     host_streams_open(opened);
+    opened->encode_pixels = host_lanes_in_step() ? opened : NULL; /* a sign that products can be made together */
     *device = opened;
     return MMEBM_OK;
 }
