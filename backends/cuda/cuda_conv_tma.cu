@@ -50,7 +50,7 @@ struct tma_member {
 };
 
 struct tma_plan {
-    conv_plan conv;             /* of the first; for the others' tensors see members */
+    conv_plan conv;             /* of the first; where factors and tensors of all lie, see members */
     int32_t pitch, image;       /* pixels of a line, of an image, with zeros */
     int32_t zeros;              /* 0 or 1 before a line, above an image */
     int32_t pixels, tiles;      /* of all images, with zeros */
@@ -494,6 +494,7 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     if (warp < WARPS) {
         block.multiply_tiles(warp, lane);
     } else if (warp < WARPS + STORING) {
+        __syncwarp();
         meet<STORING * 32>(BIAS_THERE);
         block.store_tiles((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
     } else if (tid == block_type::THREADS - 32) {

@@ -89,7 +89,7 @@ struct mmebm_plan {
     cuda_slot *slots; /* at most two a layer */
     int32_t slot_count;
     int32_t lanes;                  /* in use: cuda_lanes.h */
-    int32_t *order, *round; /* of layers as they run; [layer], layers of a round do not read each other */
+    int32_t *order, *round; /* layers as they run; [layer]: those of a round do not read each other's values */
     int64_t in_step;        /* lanes are equal and, up to so many rows, go from round to round together */
     void *gradient_copy[CUDA_LANES]; /* device: an aligned copy of one product's gradient */
     float *partials[CUDA_LANES];     /* device */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One run of a plan. Forward, in order: every layer that is not a view, not inside a group, a folded sum or merged
- * convolutions, and not left out because nobody reads its values. Backward, in reverse:
+ * One run of a plan. Forward, in the plan's order: every layer that is not a view, not inside a group, a folded sum or
+ * merged convolutions, and not left out because nobody reads its values. Backward, in reverse:
  * the gradient of a base is collected as a reference to memory where somebody has it already (with a factor and halved
  * coordinates, if need be), and only a second contribution, a mask or a window makes it be written to the base's own
  * memory. The input gradient of a product does that in its epilogue. Nothing is allocated.
@@ -46,7 +46,7 @@ static mmebm_status end_round(const cuda_pass *pass)
     return pass->batch->status;
 }
 
-/* The device, for a call in the present lane: one that may read what a product of the batch writes comes after it. */
+/* The device, for a call in the present lane, which comes after what the lane has in the batch. */
 static const mmebm_device *device_of(const cuda_pass *pass)
 {
     if (pass->batch->lanes & lane_set(pass->fork->now)) launch_batch(pass);
@@ -467,6 +467,7 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
+    if (pass->batch->lanes & collected->lanes) launch_batch(pass); /* layers of a round may add to one gradient */
     CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);
     if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||

@@ -169,8 +169,8 @@ static inline int32_t product_parts(int32_t taps, int32_t channels, int32_t wind
 /* Floats for the sums of parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
                                    int64_t pixels);
-/* `count` products that do not read each other and differ in nothing but where their tensors lie (products_match): of
- * one alone, most of the time is what beginning and end take. */
+/* `count` products, none of which writes what another reads or writes, that differ in nothing but where their tensors
+ * lie (products_match): of one alone, most of the time is what beginning and end take. */
 enum { MAX_PRODUCTS = 5 /* as many as the parameters of a kernel hold */ };
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count);
 

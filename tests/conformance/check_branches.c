@@ -161,6 +161,120 @@ TEST(few_channels_enlarged)
     check_built(build_few_channels_enlarged, 6, "many channels of an enlarged image");
 }
 
+/* A decoder of latents: one of many equal ones, or one of its own width. */
+static mmebm_status decoder(mmebm_network *network, mmebm_node z, uint32_t width, mmebm_node *x)
+{
+    *x = z;
+    MMEBM_TRY(linear(network, SIDE * SIDE / 4 * SIDE, x));
+    MMEBM_TRY(mmebm_network_reshape(network, *x, 3, (const int64_t[]){SIDE / 2, SIDE / 2, SIDE}, x));
+    MMEBM_TRY(convolution(network, 3, width, x));
+    MMEBM_TRY(mmebm_network_activation(network, *x, MMEBM_LEAKY_RELU, 0.2f, x));
+    mmebm_node shortcut = *x;
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, *x, 2, x));
+    MMEBM_TRY(convolution(network, 3, SIDE, x));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, shortcut, 2, &shortcut));
+    MMEBM_TRY(convolution(network, 1, SIDE, &shortcut));
+    MMEBM_TRY(mmebm_network_add(network, shortcut, 1.0f, *x, 0.1f, x));
+    MMEBM_TRY(mmebm_network_activation(network, *x, MMEBM_LEAKY_RELU, 0.2f, x));
+    return convolution(network, 3, 3, x);
+}
+
+/* `odd`: of the width of its own, -1 = none. */
+static mmebm_status build_decoders(mmebm_network *network, int count, int odd)
+{
+    mmebm_node z, x, sum = 0;
+    MMEBM_TRY(mmebm_network_input(network, NULL, 1, (const int64_t[]){2 * SIDE}, &z));
+    for (int k = 0; k < count; ++k) {
+        MMEBM_TRY(decoder(network, z, k == odd ? 3 * SIDE : 2 * SIDE, &x));
+        if (k) MMEBM_TRY(mmebm_network_add(network, sum, 1.0f, x, 0.5f, &x));
+        sum = x;
+    }
+    return end(network, sum);
+}
+
+/* More than a backend may have streams for, or products in a launch. */
+static mmebm_status build_equal_decoders(mmebm_network *network)
+{
+    return build_decoders(network, 9, -1);
+}
+
+TEST(equal_decoders)
+{
+    check_built(build_equal_decoders, 7, "nine equal decoders");
+}
+
+static mmebm_status build_unequal_decoders(mmebm_network *network)
+{
+    return build_decoders(network, 6, 2);
+}
+
+TEST(decoders_of_which_one_is_wider)
+{
+    check_built(build_unequal_decoders, 8, "six decoders, one of them wider");
+}
+
+/* Branches that read views of one input, whose gradient all of them add to. */
+static mmebm_status build_views(mmebm_network *network, int with_tanh)
+{
+    mmebm_node z, x, sum = 0;
+    MMEBM_TRY(mmebm_network_input(network, NULL, 1, (const int64_t[]){SIDE * SIDE * SIDE}, &z));
+    for (int k = 0; k < 5; ++k) {
+        x = z;
+        if (with_tanh && k == 4) MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_TANH, 0.0f, &x));
+        MMEBM_TRY(mmebm_network_reshape(network, x, 3, (const int64_t[]){SIDE, SIDE, SIDE}, &x));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x));
+        MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_RELU, 0.0f, &x));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x));
+        if (k) MMEBM_TRY(mmebm_network_add(network, sum, 1.0f, x, 0.5f, &x));
+        sum = x;
+    }
+    return end(network, sum);
+}
+
+static mmebm_status build_views_of_one_input(mmebm_network *network)
+{
+    return build_views(network, 0);
+}
+
+TEST(views_of_one_input)
+{
+    check_built(build_views_of_one_input, 10, "five views of one input");
+}
+
+static mmebm_status build_views_and_tanh(mmebm_network *network)
+{
+    return build_views(network, 1);
+}
+
+TEST(views_of_one_input_and_a_layer)
+{
+    check_built(build_views_and_tanh, 11, "four views of one input and its tanh");
+}
+
+/* Equal convolutions in branches of which one goes on with what the other has, too. */
+static mmebm_status build_crossing(mmebm_network *network)
+{
+    mmebm_node x[2], both;
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(image(network, SIDE, SIDE, &x[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_RELU, 0.0f, &x[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+    }
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], 1.0f, &both));
+    MMEBM_TRY(convolution(network, 3, SIDE, &x[0]));
+    MMEBM_TRY(convolution(network, 3, SIDE, &x[1]));
+    MMEBM_TRY(convolution(network, 3, SIDE, &both));
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], -1.0f, &x[0]));
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, both, 0.5f, &x[0]));
+    return end_with_average(network, x[0]);
+}
+
+TEST(crossing_branches)
+{
+    check_built(build_crossing, 9, "branches that cross");
+}
+
 int check_branches(void)
 {
     RUN_SELECTED(sum_of_masked_branches);
@@ -169,5 +283,10 @@ int check_branches(void)
     RUN_SELECTED(many_channels_joined);
     RUN_SELECTED(many_channels_halved);
     RUN_SELECTED(few_channels_enlarged);
+    RUN_SELECTED(equal_decoders);
+    RUN_SELECTED(decoders_of_which_one_is_wider);
+    RUN_SELECTED(views_of_one_input);
+    RUN_SELECTED(views_of_one_input_and_a_layer);
+    RUN_SELECTED(crossing_branches);
     return HARNESS_RESULT();
 }

@@ -549,9 +549,27 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
     return queued<cuda_side_by_side, split_now>(device, call);
 }
 
-/* The last one first: they may not read each other. */
+static bool reads(const cuda_product &product, const void *memory)
+{
+    const cuda_epilogue &end = product.epilogue;
+    const bool adds = end.residual.scale != 0.0f && end.residual.tensor.data == memory;
+    return product.source.data == memory || end.mask.data == memory || adds;
+}
+
+static bool writes(const cuda_product &product, const void *memory)
+{
+    return product.epilogue.raw.data == memory || product.epilogue.activated.data == memory;
+}
+
+/* The last one first. */
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
 {
+    for (int32_t a = 0; a < count; ++a)
+        for (int32_t b = 0; b < count; ++b)
+            for (const void *memory : {products[a].epilogue.raw.data, products[a].epilogue.activated.data})
+                if (a != b && memory && (reads(products[b], memory) || writes(products[b], memory)))
+                    return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
+                                             "cudahost: of products made together two meet in memory");
     for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<cuda_product, product_now>(device, &products[k])));
     return MMEBM_OK;
 }
