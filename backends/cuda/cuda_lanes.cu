@@ -42,6 +42,7 @@ static mmebm_status open_lane(cuda_fork *fork, int32_t lane)
     const mmebm_device *device = fork->device;
     mmebm_device *side = &fork->side[lane - 1];
     fork->open |= 1u << lane;
+    ++fork->queued[lane]; /* in a recorded sequence every stream that was opened must be joined */
     *side = *device;
     side->stream = device->lanes[device->branch][lane].stream;
     side->after_event = 1;

@@ -3,9 +3,9 @@
  * Where everything of a plan lies in its one block of device memory, which is laid out twice: to measure, and for good.
  *
  * Slots. Without gradients a layer's values are wanted until the last layer that reads them has run, and gradients
- * until they have been passed on; both then leave their memory, a slot, to others. Layers run in the order of their
- * numbers, a group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a lane:
- * what another lane reads or writes has memory of its own, or a slot that it keeps to the end of the pass.
+ * until they have been passed on; both then leave their memory, a slot, to others. A lane's layers run in the order of
+ * their numbers, a group when its tail does, and backward in reverse. Lanes run side by side, so a slot belongs to a
+ * lane: what another lane reads or writes has memory of its own, or a slot that it keeps to the end of the pass.
  */
 #include "cuda_plan.h"
 

@@ -406,8 +406,10 @@ static mmebm_status forward(const cuda_pass *pass)
             continue;
         const int runs = !node->folded && !pass->plan->idle[l];
         if (!runs && !reads_back(pass, l)) continue;
+        const uint32_t read = lanes_read(pass, l);
+        if (!runs && !read) continue;
         /* also if it does not run: backward, the lane reads the same values */
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, lanes_read(pass, l)));
+        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, read));
         if (runs) CUDA_TRY(layer_forward(pass, l));
     }
     CUDA_TRY(end_round(pass));

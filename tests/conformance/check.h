@@ -4,7 +4,7 @@
  *   check_backend.c  options, opening, order         check_layers.c   graphs of one layer
  *   check_models.c   graphs of whole models          check_vectors.c  elementwise operations, sums, optimiser
  *   check_branches.c small graphs of branches        check_chains.c   noise, Langevin, Metropolis
- *   check_experts.c  mixture, draws from experts
+ *   check_random.c   graphs drawn at random          check_experts.c  mixture, draws from experts
  *   check_plan.h     comparing plans, and their laws
  *   check_op.h       running and comparing vector operations
  */
@@ -32,6 +32,7 @@ extern check_setting setting;
 int check_layers(void);
 int check_models(void);
 int check_branches(void);
+int check_random(void);
 int check_vectors(void);
 int check_chains(void);
 int check_experts(void);

@@ -115,7 +115,7 @@ int main(int count, char **words)
         printf("SKIP plans: %s\n", missing);
     } else {
         RUN_SELECTED(plan_says_its_size);
-        failed |= check_layers() | check_models() | check_branches();
+        failed |= check_layers() | check_models() | check_branches() | check_random();
     }
     failed |= check_vectors() | check_chains() | check_experts() | HARNESS_RESULT();
     side_close(&setting.reference);

@@ -275,6 +275,82 @@ TEST(crossing_branches)
     check_built(build_crossing, 9, "branches that cross");
 }
 
+enum { DEPTH = 5 };
+
+static mmebm_status tower(mmebm_network *network, int depth, mmebm_node *x)
+{
+    for (int j = 0; j < depth; ++j) MMEBM_TRY(convolution(network, 3, SIDE, x));
+    return MMEBM_OK;
+}
+
+/* Equal towers on images that something else reads, too: both add to the images' gradients. */
+static mmebm_status build_towers_and_averages(mmebm_network *network)
+{
+    mmebm_node x[2], small[2];
+    for (int k = 0; k < 2; ++k) MMEBM_TRY(image(network, SIDE, SIDE, &x[k]));
+    for (int k = 0; k < 2; ++k) MMEBM_TRY(mmebm_network_avg_pool(network, x[k], 2, 2, 0, &small[k]));
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(tower(network, DEPTH, &x[k]));
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_TANH, 0.0f, &x[k]));
+        MMEBM_TRY(mmebm_network_avg_pool(network, x[k], 2, 2, 0, &x[k]));
+        MMEBM_TRY(mmebm_network_add(network, small[k], 1.0f, x[k], 1.0f, &x[k]));
+    }
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], 1.0f, &x[0]));
+    return end(network, x[0]);
+}
+
+TEST(towers_beside_averages)
+{
+    check_built(build_towers_and_averages, 12, "towers beside averages of the same images");
+}
+
+/* Equal convolutions of one trunk, each taking over a sum with another branch: all add to the trunk's gradient. */
+static mmebm_status build_trunk(mmebm_network *network)
+{
+    mmebm_node x[4], twig;
+    for (int k = 0; k < 4; ++k) {
+        MMEBM_TRY(image(network, SIDE, SIDE, &x[k]));
+        MMEBM_TRY(tower(network, k < 3 ? DEPTH : 1, &x[k]));
+    }
+    for (int k = 0; k < 3; ++k) {
+        twig = x[3];
+        MMEBM_TRY(convolution(network, 3, SIDE, &twig));
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_TANH, 0.0f, &x[k]));
+        MMEBM_TRY(mmebm_network_add(network, x[k], 1.0f, twig, 1.0f, &x[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+        if (k) MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[k], 1.0f, &x[0]));
+    }
+    return end(network, x[0]);
+}
+
+TEST(twigs_of_one_trunk)
+{
+    check_built(build_trunk, 13, "twigs of one trunk");
+}
+
+/* More shares of an input's gradient than a backend may add up at once. */
+static mmebm_status build_many_shares(mmebm_network *network)
+{
+    enum { SHARES = 20 };
+    mmebm_node z, x[SHARES];
+    MMEBM_TRY(mmebm_network_input(network, NULL, 1, (const int64_t[]){2 * SIDE}, &z));
+    for (int k = 0; k < SHARES; ++k) {
+        x[k] = z;
+        MMEBM_TRY(linear(network, 2 * SIDE, &x[k]));
+    }
+    for (int k = 0; k < SHARES; ++k) {
+        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_TANH, 0.0f, &x[k]));
+        MMEBM_TRY(linear(network, 2 * SIDE, &x[k]));
+        if (k) MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[k], 1.0f, &x[0]));
+    }
+    return end(network, x[0]);
+}
+
+TEST(many_shares_of_a_gradient)
+{
+    check_built(build_many_shares, 14, "twenty branches of one input");
+}
+
 int check_branches(void)
 {
     RUN_SELECTED(sum_of_masked_branches);
@@ -288,5 +364,8 @@ int check_branches(void)
     RUN_SELECTED(views_of_one_input);
     RUN_SELECTED(views_of_one_input_and_a_layer);
     RUN_SELECTED(crossing_branches);
+    RUN_SELECTED(towers_beside_averages);
+    RUN_SELECTED(twigs_of_one_trunk);
+    RUN_SELECTED(many_shares_of_a_gradient);
     return HARNESS_RESULT();
 }

@@ -2,8 +2,8 @@
  *
  * Streams and events of the device of plain loops. Work waits in its stream until the end of a call, and is then done
  * in the order that is worst for lanes that forget to wait: one stream as far as it gets, then the next; from the first
- * to the last, or from the last to the first where MMEBM_CUDAHOST_LANES is "falling". Where it is "step", equal lanes
- * go in step in one stream, as on sm_90a.
+ * to the last, or from the last to the first where MMEBM_CUDAHOST_LANES says "falling". Where it says "step", equal
+ * lanes go in step in one stream, as on sm_90a.
  */
 #ifndef MMEBM_HOST_STREAMS_H
 #define MMEBM_HOST_STREAMS_H
