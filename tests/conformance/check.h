@@ -5,7 +5,7 @@
  *   check_models.c   graphs of whole models          check_vectors.c  elementwise operations, sums, optimiser
  *   check_branches.c small graphs of branches        check_chains.c   noise, Langevin, Metropolis
  *   check_random.c   graphs drawn at random          check_experts.c  mixture, draws from experts
- *   check_plan.h     comparing plans, and their laws
+ *   check_build.h    layers of small graphs          check_plan.h     comparing plans, and their laws
  *   check_op.h       running and comparing vector operations
  */
 #ifndef MMEBM_TEST_CHECK_H

@@ -3,6 +3,7 @@
  * Small graphs where branches of several inputs meet, and sums over many channels: what no preset has. A backend may
  * run branches side by side, and leave out what only leads to an output that a run does not ask for.
  */
+#include "check_build.h"
 #include "check_plan.h"
 
 enum { SIDE = 8, MANY_CHANNELS = 1024 };
@@ -17,29 +18,6 @@ static void check_built(builder build, uint64_t seed, const char *what)
     CHECK_MSG(status == MMEBM_OK, "%s: %s", what, mmebm_last_error(setting.reference.context));
     if (status == MMEBM_OK) check_graph(&network->graph, 1, seed, what);
     mmebm_network_destroy(&network);
-}
-
-static mmebm_status image(mmebm_network *network, int64_t size, int64_t channels, mmebm_node *node)
-{
-    return mmebm_network_input(network, NULL, 3, (const int64_t[]){size, size, channels}, node);
-}
-
-static mmebm_status convolution(mmebm_network *network, uint32_t kernel, uint32_t channels, mmebm_node *x)
-{
-    mmebm_conv2d_options options;
-    MMEBM_TRY(mmebm_conv2d_options_init(&options));
-    options.out_channels = channels;
-    options.kernel[0] = options.kernel[1] = kernel;
-    options.padding[0] = options.padding[1] = kernel / 2;
-    return mmebm_network_conv2d(network, *x, &options, x);
-}
-
-static mmebm_status linear(mmebm_network *network, uint32_t features, mmebm_node *x)
-{
-    mmebm_linear_options options;
-    MMEBM_TRY(mmebm_linear_options_init(&options));
-    options.out_features = features;
-    return mmebm_network_linear(network, *x, &options, x);
 }
 
 static mmebm_status end(mmebm_network *network, mmebm_node x)

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "check_build.h"
 #include "check_plan.h"
 
 enum { GRAPHS = 16, MOST_NODES = 48, FEWEST_LAYERS = 8, CHANNELS = 8, SMALLEST = 4 };
@@ -31,22 +32,11 @@ static int same_shape(const drawing *d, mmebm_node a, mmebm_node b)
     return memcmp(layer_of(d, a)->shape, layer_of(d, b)->shape, sizeof layer_of(d, a)->shape) == 0;
 }
 
-static mmebm_status convolution(drawing *d, mmebm_node x, uint32_t kernel, mmebm_node *node)
-{
-    mmebm_conv2d_options options;
-    MMEBM_TRY(mmebm_conv2d_options_init(&options));
-    options.out_channels = CHANNELS;
-    options.kernel[0] = options.kernel[1] = kernel;
-    options.padding[0] = options.padding[1] = kernel / 2;
-    return mmebm_network_conv2d(d->network, x, &options, node);
-}
-
 static mmebm_status join(drawing *d, mmebm_node a, mmebm_node b, mmebm_node *node)
 {
     const mmebm_node both[2] = {a, b};
-    mmebm_node joined;
-    MMEBM_TRY(mmebm_network_concat(d->network, 2, both, &joined));
-    return convolution(d, joined, 3, node);
+    MMEBM_TRY(mmebm_network_concat(d->network, 2, both, node));
+    return convolution(d->network, 3, CHANNELS, node);
 }
 
 /* A layer on top of one or two nodes, mostly late ones; *node < 0 where what was drawn does not fit. */
@@ -56,12 +46,13 @@ static mmebm_status add_layer(drawing *d, mmebm_node *node)
     const mmebm_node a = d->nodes[pick(d, 3) ? d->count - 1 - pick(d, late) : pick(d, d->count)];
     const mmebm_node b = d->nodes[pick(d, d->count)];
     const int64_t side = layer_of(d, a)->shape[0];
-    *node = -1;
-    switch (pick(d, 9)) {
+    const uint32_t kind = pick(d, 9);
+    *node = kind < 4 ? a : -1;
+    switch (kind) {
     case 0:
     case 1:
-    case 2: return convolution(d, a, 3, node);
-    case 3: return convolution(d, a, 1, node);
+    case 2: return convolution(d->network, 3, CHANNELS, node);
+    case 3: return convolution(d->network, 1, CHANNELS, node);
     case 4: return mmebm_network_activation(d->network, a, pick(d, 2) ? MMEBM_LEAKY_RELU : MMEBM_TANH, 0.2f, node);
     case 5: return side == SMALLEST ? MMEBM_OK : mmebm_network_avg_pool(d->network, a, 2, 2, 0, node);
     case 6: return side > SMALLEST ? MMEBM_OK : mmebm_network_upsample_nearest(d->network, a, 2, node);
@@ -84,12 +75,9 @@ static mmebm_status end(drawing *d)
     mmebm_node sum = -1;
     for (uint32_t k = 0; k < d->count; ++k) {
         mmebm_node x = d->nodes[k];
-        mmebm_linear_options options;
         if (is_read(d, x)) continue;
-        MMEBM_TRY(mmebm_linear_options_init(&options));
-        options.out_features = 1;
         MMEBM_TRY(mmebm_network_global_avg_pool(d->network, x, &x));
-        MMEBM_TRY(mmebm_network_linear(d->network, x, &options, &x));
+        MMEBM_TRY(linear(d->network, 1, &x));
         if (sum >= 0) MMEBM_TRY(mmebm_network_add(d->network, sum, 1.0f, x, 1.0f, &x));
         sum = x;
     }
@@ -102,8 +90,7 @@ static mmebm_status draw(drawing *d)
     const uint32_t inputs = 2 + pick(d, 4), layers = FEWEST_LAYERS + pick(d, MOST_NODES - FEWEST_LAYERS - 6);
     for (uint32_t k = 0; k < inputs; ++k) {
         const int64_t side = (int64_t)SMALLEST << (pick(d, 4) == 0);
-        MMEBM_TRY(mmebm_network_input(d->network, NULL, 3, (const int64_t[]){side, side, CHANNELS},
-                                      &d->nodes[d->count++]));
+        MMEBM_TRY(image(d->network, side, CHANNELS, &d->nodes[d->count++]));
     }
     for (uint32_t k = 0; k < layers; ++k) {
         MMEBM_TRY(add_layer(d, &d->nodes[d->count]));
