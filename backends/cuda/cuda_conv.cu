@@ -306,10 +306,10 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             return stored_pixel{at, residual_pixel(product, at)};
         };
         if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4, false, true>(product, places_of(product.epilogue), tile, lane, MB * 16,
+            store_wide<__nv_bfloat16, BN, 4, false, true>(product, own_places(product.epilogue), tile, lane, MB * 16,
                                                           n0, pixel_of, bias_in_memory(product), [] {});
         else
-            store_narrow<BN>(product, places_of(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
+            store_narrow<BN>(product, own_places(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
     }
 
     /* Sums of one part of the chunks, as they are. */
@@ -409,7 +409,7 @@ static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan pla
 #pragma unroll 7
     for (int32_t part = 0; part < plan.parts; ++part)
         v += plan.product.partials[((int64_t)part * plan.pixels + m) * plan.padded + n];
-    finish_number(plan.product, places_of(plan.product.epilogue), {m, residual_pixel(plan.product, m)}, n, v);
+    finish_number(plan.product, own_places(plan.product.epilogue), {m, residual_pixel(plan.product, m)}, n, v);
 }
 
 /* ---- launching */

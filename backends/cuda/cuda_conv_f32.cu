@@ -183,7 +183,7 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
         if (m >= plan.pixels) continue;
         const stored_pixel pixel = {q, residual_pixel(product, q)};
         if (plan.wide) {
-            const lane_epilogue<float> epilogue(product, places_of(product.epilogue), n0, bias_in_memory(product));
+            const lane_epilogue<float> epilogue(product, own_places(product.epilogue), n0, bias_in_memory(product));
             epilogue_reads<float> reads;
             epilogue.ask(pixel, &reads);
             epilogue.finish(q, sums[i], reads);
@@ -192,7 +192,7 @@ static __device__ void finish_tile(const f32_plan &plan, int32_t m0, int32_t n0,
 #pragma unroll
         for (int j = 0; j < TILE; ++j)
             if (n0 + j < product.out_channels)
-                finish_number(product, places_of(product.epilogue), pixel, n0 + j, sums[i][j]);
+                finish_number(product, own_places(product.epilogue), pixel, n0 + j, sums[i][j]);
     }
 }
 

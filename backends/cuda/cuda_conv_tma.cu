@@ -494,7 +494,7 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     if (warp < WARPS) {
         block.multiply_tiles(warp, lane);
     } else if (warp < WARPS + STORING) {
-        __syncwarp();
+        __syncwarp(); /* half of a warp may have fetched a bias */
         meet<STORING * 32>(BIAS_THERE);
         block.store_tiles((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
     } else if (tid == block_type::THREADS - 32) {
@@ -680,7 +680,7 @@ mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_pla
     for (int32_t k = 0; k < count; ++k) {
         const cuda_epilogue *end = k ? &plans[k].product.epilogue : &plan.conv.product.epilogue;
         plan.members[k].weights = plans[k].product.weights;
-        plan.members[k].places = places_of(*end);
+        plan.members[k].places = own_places(*end);
     }
     switch (plans->product.factors) {
     case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, plans, done);

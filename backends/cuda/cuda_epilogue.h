@@ -57,7 +57,7 @@ struct epilogue_places {
     void *mask, *residual, *raw, *activated;
 };
 
-static __host__ __device__ __forceinline__ epilogue_places places_of(const cuda_epilogue &end)
+static __host__ __device__ __forceinline__ epilogue_places own_places(const cuda_epilogue &end)
 {
     return {end.bias, end.mask.data, end.residual.tensor.data, end.raw.data, end.activated.data};
 }

@@ -30,7 +30,6 @@ mmebm_status mmebm__cuda_fork_begin(cuda_fork *fork, const mmebm_device *device,
     memset(fork->queued, 0, sizeof fork->queued);
     memset(fork->seen, 0, sizeof fork->seen);
     fork->device = device;
-    fork->open = 1;
     fork->now = 0;
     fork->in_step = in_step;
     if (lanes == 1 || in_step) return MMEBM_OK;
@@ -41,7 +40,6 @@ static mmebm_status open_lane(cuda_fork *fork, int32_t lane)
 {
     const mmebm_device *device = fork->device;
     mmebm_device *side = &fork->side[lane - 1];
-    fork->open |= 1u << lane;
     ++fork->queued[lane]; /* in a recorded sequence every stream that was opened must be joined */
     *side = *device;
     side->stream = device->lanes[device->branch][lane].stream;
@@ -54,7 +52,7 @@ mmebm_status mmebm__cuda_fork_enter(cuda_fork *fork, int32_t lane, uint32_t afte
 {
     fork->now = lane;
     if (fork->in_step) return MMEBM_OK;
-    if (!(fork->open >> lane & 1)) CUDA_TRY(open_lane(fork, lane));
+    if (lane && !fork->queued[lane]) CUDA_TRY(open_lane(fork, lane));
     return mmebm__cuda_fork_wait(fork, after);
 }
 
@@ -71,8 +69,9 @@ static void see(cuda_fork *fork, int32_t lane)
 
 mmebm_status mmebm__cuda_fork_wait(cuda_fork *fork, uint32_t lanes)
 {
+    if (fork->in_step) return MMEBM_OK;
     for (int32_t lane = 0; lane < CUDA_LANES; ++lane) {
-        const bool news = !fork->in_step && fork->seen[fork->now][lane] < fork->queued[lane];
+        const bool news = fork->seen[fork->now][lane] < fork->queued[lane];
         if (lane == fork->now || !(lanes >> lane & 1) || !news) continue;
         CUDA_TRY(wait_for(fork, fork->now, lane));
         see(fork, lane);

@@ -17,10 +17,9 @@
 struct cuda_fork {
     const mmebm_device *device;
     mmebm_device side[CUDA_LANES - 1]; /* the device as lanes 1, 2, ... see it: with their stream */
-    uint32_t open;                     /* bit k: lane k follows the beginning */
     int32_t now;                       /* the lane that layers run in */
     int32_t in_step;                   /* all lanes in one stream */
-    uint32_t queued[CUDA_LANES];           /* calls and waits of each lane */
+    uint32_t queued[CUDA_LANES];           /* calls and waits of each lane; 0 = a side lane has not opened */
     uint32_t seen[CUDA_LANES][CUDA_LANES]; /* [a][b]: those of b that a comes after */
 };
 

@@ -506,27 +506,24 @@ static void order_by_rounds(mmebm_plan *plan)
         }
 }
 
-static int equal_products(const mmebm_plan *plan, int32_t a, int32_t b)
+/* Whether the i-th layer that runs and the one before it are equal products of a round. */
+static int are_paired(const mmebm_plan *plan, uint32_t i)
 {
+    if (i >= plan->graph->layer_count || begins_round(plan, i)) return 0;
+    const int32_t a = plan->order[i - 1], b = plan->order[i];
     const cuda_node *x = &plan->nodes[a], *y = &plan->nodes[b];
-    return is_product(&plan->graph->layers[b]) && x->in_channels == y->in_channels &&
-           x->out_channels == y->out_channels && x->factors == y->factors && x->phases == y->phases &&
-           memcmp(&x->forward, &y->forward, sizeof x->forward) == 0;
+    return is_product(&plan->graph->layers[a]) && is_product(&plan->graph->layers[b]) &&
+           x->in_channels == y->in_channels && x->out_channels == y->out_channels && x->factors == y->factors &&
+           x->phases == y->phases && memcmp(&x->forward, &y->forward, sizeof x->forward) == 0;
 }
 
 /* Whether nearly every product has an equal one in its round. */
 static int lanes_are_equal(const mmebm_plan *plan)
 {
-    const int32_t layers = (int32_t)plan->graph->layer_count;
     int32_t products = 0, paired = 0;
-    for (int32_t i = 0; i < layers; ++i) {
-        const int32_t l = plan->order[i];
-        if (!is_product(&plan->graph->layers[l])) continue;
-        const int before = i > 0 && plan->round[plan->order[i - 1]] == plan->round[l];
-        const int after = i + 1 < layers && plan->round[plan->order[i + 1]] == plan->round[l];
-        ++products;
-        paired += (before && equal_products(plan, l, plan->order[i - 1])) ||
-                  (after && equal_products(plan, l, plan->order[i + 1]));
+    for (uint32_t i = 0; i < plan->graph->layer_count; ++i) {
+        products += is_product(&plan->graph->layers[plan->order[i]]);
+        paired += are_paired(plan, i) || are_paired(plan, i + 1);
     }
     return products && 10 * paired >= 9 * products;
 }
@@ -551,9 +548,9 @@ static void choose_order(mmebm_plan *plan)
     if (plan->lanes > 1 && plan->device->encode_pixels) {
         order_by_rounds(plan);
         if (lanes_are_equal(plan)) plan->in_step = rows_in_step(plan);
+        if (plan->in_step) return;
     }
-    for (int32_t l = 0; l < (int32_t)plan->graph->layer_count && !plan->in_step; ++l)
-        plan->order[l] = plan->round[l] = l;
+    for (int32_t l = 0; l < (int32_t)plan->graph->layer_count; ++l) plan->order[l] = plan->round[l] = l;
 }
 
 /* ---- making and destroying */

@@ -100,6 +100,12 @@ static inline int32_t layer_input(const mmebm_graph *graph, int32_t layer, uint3
     return graph->edges[graph->layers[layer].first_edge + k];
 }
 
+/* The i-th layer that runs is not of the round of the one before it. */
+static inline int begins_round(const mmebm_plan *plan, uint32_t i)
+{
+    return i == 0 || plan->round[plan->order[i]] != plan->round[plan->order[i - 1]];
+}
+
 static inline int is_product(const mmebm_layer *layer)
 {
     return layer->kind == MMEBM_LAYER_CONV2D || layer->kind == MMEBM_LAYER_CONV_TRANSPOSE2D ||

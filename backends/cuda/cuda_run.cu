@@ -388,12 +388,6 @@ static uint32_t lanes_read(const cuda_pass *pass, int32_t l)
     return product < 0 || product == l ? lanes : lanes | lanes_read(pass, product);
 }
 
-/* The i-th layer that runs is not of the round of the one before it. */
-static int begins_round(const mmebm_plan *plan, uint32_t i)
-{
-    return i == 0 || plan->round[plan->order[i]] != plan->round[plan->order[i - 1]];
-}
-
 static mmebm_status forward(const cuda_pass *pass)
 {
     const mmebm_graph *graph = pass->graph;

@@ -191,6 +191,13 @@ TEST(decoders_of_which_one_is_wider)
     check_built(build_unequal_decoders, 8, "six decoders, one of them wider");
 }
 
+static mmebm_status convolve_twice(mmebm_network *network, mmebm_node *x)
+{
+    MMEBM_TRY(convolution(network, 3, SIDE, x));
+    MMEBM_TRY(mmebm_network_activation(network, *x, MMEBM_RELU, 0.0f, x));
+    return convolution(network, 3, SIDE, x);
+}
+
 /* Branches that read views of one input, whose gradient all of them add to. */
 static mmebm_status build_views(mmebm_network *network, int with_tanh)
 {
@@ -200,9 +207,7 @@ static mmebm_status build_views(mmebm_network *network, int with_tanh)
         x = z;
         if (with_tanh && k == 4) MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_TANH, 0.0f, &x));
         MMEBM_TRY(mmebm_network_reshape(network, x, 3, (const int64_t[]){SIDE, SIDE, SIDE}, &x));
-        MMEBM_TRY(convolution(network, 3, SIDE, &x));
-        MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_RELU, 0.0f, &x));
-        MMEBM_TRY(convolution(network, 3, SIDE, &x));
+        MMEBM_TRY(convolve_twice(network, &x));
         if (k) MMEBM_TRY(mmebm_network_add(network, sum, 1.0f, x, 0.5f, &x));
         sum = x;
     }
@@ -235,9 +240,7 @@ static mmebm_status build_crossing(mmebm_network *network)
     mmebm_node x[2], both;
     for (int k = 0; k < 2; ++k) {
         MMEBM_TRY(image(network, SIDE, SIDE, &x[k]));
-        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
-        MMEBM_TRY(mmebm_network_activation(network, x[k], MMEBM_RELU, 0.0f, &x[k]));
-        MMEBM_TRY(convolution(network, 3, SIDE, &x[k]));
+        MMEBM_TRY(convolve_twice(network, &x[k]));
     }
     MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], 1.0f, &both));
     MMEBM_TRY(convolution(network, 3, SIDE, &x[0]));

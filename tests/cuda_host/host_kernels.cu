@@ -549,27 +549,29 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
     return queued<cuda_side_by_side, split_now>(device, call);
 }
 
-static bool reads(const cuda_product &product, const void *memory)
+static bool touches(const cuda_product &product, const void *memory)
 {
     const cuda_epilogue &end = product.epilogue;
     const bool adds = end.residual.scale != 0.0f && end.residual.tensor.data == memory;
-    return product.source.data == memory || end.mask.data == memory || adds;
+    return memory && (product.source.data == memory || end.mask.data == memory || adds || end.raw.data == memory ||
+                      end.activated.data == memory);
 }
 
-static bool writes(const cuda_product &product, const void *memory)
+/* Whether one reads or writes what the other writes. */
+static bool meet_in_memory(const cuda_product &a, const cuda_product &b)
 {
-    return product.epilogue.raw.data == memory || product.epilogue.activated.data == memory;
+    return touches(a, b.epilogue.raw.data) || touches(a, b.epilogue.activated.data) ||
+           touches(b, a.epilogue.raw.data) || touches(b, a.epilogue.activated.data);
 }
 
 /* The last one first. */
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
 {
     for (int32_t a = 0; a < count; ++a)
-        for (int32_t b = 0; b < count; ++b)
-            for (const void *memory : {products[a].epilogue.raw.data, products[a].epilogue.activated.data})
-                if (a != b && memory && (reads(products[b], memory) || writes(products[b], memory)))
-                    return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
-                                             "cudahost: of products made together two meet in memory");
+        for (int32_t b = 0; b < a; ++b)
+            if (meet_in_memory(products[a], products[b]))
+                return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
+                                         "cudahost: of products made together two meet in memory");
     for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<cuda_product, product_now>(device, &products[k])));
     return MMEBM_OK;
 }
