@@ -398,10 +398,15 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(const __grid_consta
         block.store(sums, reinterpret_cast<float *>(shared));
 }
 
-/* Adds parts in order: a thread for a channel of a pixel. */
-static __global__ void finish_parts_kernel(const __grid_constant__ conv_plan plan)
+struct parted_plans {
+    conv_plan of[MAX_TOGETHER];
+};
+
+/* Adds parts in order: a thread for a channel of a pixel; blockIdx.y: which product. */
+static __global__ void finish_parts_kernel(const __grid_constant__ parted_plans plans)
 {
     begin_kernel();
+    const conv_plan &plan = plans.of[blockIdx.y];
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     const int32_t m = (int32_t)(i / plan.padded), n = (int32_t)(i % plan.padded);
     if (m >= plan.pixels || n >= plan.product.out_channels) return;
@@ -505,33 +510,43 @@ static mmebm_status product_bf16(const mmebm_device *device, conv_plan *plan)
     return plan->padded == 64 ? launch<256, 64>(device, plan) : launch<128, 128>(device, plan);
 }
 
-static mmebm_status run_product(const mmebm_device *device, const cuda_product *product)
+static mmebm_status finish_parts(const mmebm_device *device, const conv_plan *plans, int32_t count)
 {
-    if (!has_lines(product->factors)) return mmebm__cuda_product_f32(device, product);
-    conv_plan plan = plan_of(product);
-    int done;
-    CUDA_TRY(mmebm__cuda_products_tma(device, &plan, 1, &done));
-    if (!done && product->factors != FACTORS_BF16)
-        return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED,
-                                 "cuda: a convolution of %lld rows, wanted fewer", (long long)product->rows);
-    if (!done) CUDA_TRY(product_bf16(device, &plan));
-    if (plan.parts == 1) return MMEBM_OK;
-    const int64_t numbers = (int64_t)plan.pixels * plan.padded;
+    parted_plans all;
+    const int64_t numbers = (int64_t)plans->pixels * plans->padded;
+    if (plans->parts == 1) return MMEBM_OK;
+    for (int32_t k = 0; k < count; ++k) all.of[k] = plans[k];
     return mmebm__cuda_launch(device, "sum of parts", finish_parts_kernel,
-                              (unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), CUDA_BLOCK, 0, plan);
+                              dim3((unsigned)((numbers + CUDA_BLOCK - 1) / CUDA_BLOCK), (unsigned)count), CUDA_BLOCK, 0,
+                              all);
+}
+
+/* By the copy engine if it suits, together; else one by one. */
+static mmebm_status run_products(const mmebm_device *device, conv_plan *plans, int32_t count)
+{
+    int done;
+    CUDA_TRY(mmebm__cuda_products_tma(device, plans, count, &done));
+    if (!done && plans->product.factors != FACTORS_BF16)
+        return device->host.fail(device->host.owner, MMEBM_E_UNSUPPORTED,
+                                 "cuda: a convolution of %lld rows, wanted fewer", (long long)plans->product.rows);
+    for (int32_t k = 0; k < count && !done; ++k) CUDA_TRY(product_bf16(device, &plans[k]));
+    return finish_parts(device, plans, count);
 }
 
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
 {
-    conv_plan plans[MAX_PRODUCTS];
-    int together = count > 1 && has_lines(products->factors), done = 0;
-    for (int32_t k = 0; k < count && together; ++k) {
-        plans[k] = plan_of(&products[k]);
-        together = plans[k].parts == 1 && plans[k].wide == plans[0].wide;
+    conv_plan plans[MAX_TOGETHER];
+    if (!has_lines(products->factors)) {
+        for (int32_t k = 0; k < count; ++k) CUDA_TRY(mmebm__cuda_product_f32(device, &products[k]));
+        return MMEBM_OK;
     }
-    if (together) CUDA_TRY(mmebm__cuda_products_tma(device, plans, count, &done));
-    for (int32_t k = 0; k < count && !done; ++k) CUDA_TRY(run_product(device, &products[k]));
-    return MMEBM_OK;
+    for (int32_t k = 0; k < count; ++k) {
+        plans[k] = plan_of(&products[k]);
+        if (plans[k].wide == plans[0].wide) continue;
+        CUDA_TRY(run_products(device, plans, k));
+        return mmebm__cuda_products(device, products + k, count - k);
+    }
+    return run_products(device, plans, count);
 }
 
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,

@@ -58,7 +58,7 @@ struct tma_plan {
     pixel_place step; /* from a pixel of a tile to that of the block's next tile */
     int32_t blocks;   /* of a member, along x */
     int32_t count;
-    tma_member members[MAX_PRODUCTS];
+    tma_member members[MAX_TOGETHER];
 };
 static_assert(sizeof(tma_plan) <= 4096, "parameters of a kernel");
 
@@ -649,7 +649,7 @@ static mmebm_status launch_f32(const mmebm_device *device, tma_plan *plan, const
 }
 
 /* What is stored of a part is its sums: one set of partial results after another. */
-static void store_parts(conv_plan *conv)
+static cuda_epilogue parts_stored(const conv_plan *conv)
 {
     cuda_epilogue end = {};
     end.source_scale = end.scale = 1.0f;
@@ -657,9 +657,7 @@ static void store_parts(conv_plan *conv)
     end.raw.data = conv->product.partials;
     end.raw.type = TYPE_F32;
     end.raw.channels = end.raw.stride = conv->padded;
-    conv->product.epilogue = end;
-    conv->product.out_channels = conv->padded;
-    conv->wide = 1;
+    return end;
 }
 
 mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done)
@@ -670,7 +668,11 @@ mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_pla
     tma_plan plan = {};
     plan.conv = *plans;
     plan.count = count;
-    if (plans->parts > 1) store_parts(&plan.conv);
+    if (plans->parts > 1) {
+        plan.conv.product.epilogue = parts_stored(plans);
+        plan.conv.product.out_channels = plans->padded;
+        plan.conv.wide = 1;
+    }
     plan.zeros = g->kernel[0] > 1;
     plan.pitch = g->in[1] + plan.zeros;
     plan.image = plan.pitch * (g->in[0] + plan.zeros);
@@ -678,9 +680,8 @@ mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_pla
     if (pixels > INT32_MAX - 2 * MAX_PATCH_LINES) return MMEBM_OK;
     plan.pixels = (int32_t)pixels;
     for (int32_t k = 0; k < count; ++k) {
-        const cuda_epilogue *end = k ? &plans[k].product.epilogue : &plan.conv.product.epilogue;
         plan.members[k].weights = plans[k].product.weights;
-        plan.members[k].places = own_places(*end);
+        plan.members[k].places = own_places(plans->parts > 1 ? parts_stored(&plans[k]) : plans[k].product.epilogue);
     }
     switch (plans->product.factors) {
     case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, plans, done);

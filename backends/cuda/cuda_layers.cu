@@ -42,6 +42,19 @@ static int32_t row_count(const cuda_tensor *tensor)
     return tensor->height * tensor->width * tensor->channels;
 }
 
+/* The parameters of a kernel that makes calls together: each its own by blockIdx.z. */
+template <typename C> struct together {
+    C calls[MAX_TOGETHER];
+};
+
+template <typename C>
+static mmebm_status launch_together(const mmebm_device *device, const char *what, void (*kernel)(together<C>),
+                                    dim3 grid, const together<C> &calls, int32_t count)
+{
+    grid.z = (unsigned)count;
+    return mmebm__cuda_launch(device, what, kernel, grid, CUDA_BLOCK, 0, calls);
+}
+
 static int operand_is_wide(const cuda_operand *operand)
 {
     return operand->scale == 0.0f || tensor_is_wide(&operand->tensor);
@@ -90,9 +103,10 @@ static __device__ __forceinline__ void add_operand(const cuda_operand &operand, 
     }
 }
 
-template <int V> static __global__ void combine_tensors_kernel(const __grid_constant__ cuda_combine call)
+template <int V> static __global__ void combine_tensors_kernel(const __grid_constant__ together<cuda_combine> all)
 {
     begin_kernel();
+    const cuda_combine &call = all.calls[blockIdx.z];
     const int32_t count = call.out.height * call.out.width * call.out.channels / V;
     FOR_EACH_ROW(row, call.rows)
     FOR_EACH_IN_ROW(i, count)
@@ -111,14 +125,24 @@ template <int V> static __global__ void combine_tensors_kernel(const __grid_cons
     }
 }
 
-mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call)
+static int combine_is_wide(const cuda_combine *call)
 {
-    const int wide = tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) && operand_is_wide(&call->a) &&
-                     operand_is_wide(&call->b);
-    const dim3 grid = row_grid(row_count(&call->out) / (wide ? (int)LANES : 1), call->rows);
-    if (wide)
-        return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<LANES>, grid, CUDA_BLOCK, 0, *call);
-    return mmebm__cuda_launch(device, "sum of tensors", combine_tensors_kernel<1>, grid, CUDA_BLOCK, 0, *call);
+    return tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) && operand_is_wide(&call->a) &&
+           operand_is_wide(&call->b);
+}
+
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *calls, int32_t count)
+{
+    together<cuda_combine> all;
+    const int wide = combine_is_wide(calls);
+    for (int32_t k = 0; k < count; ++k) {
+        all.calls[k] = calls[k];
+        if (combine_is_wide(&calls[k]) == wide) continue;
+        CUDA_TRY(mmebm__cuda_combine_tensors(device, calls, k));
+        return mmebm__cuda_combine_tensors(device, calls + k, count - k);
+    }
+    return launch_together(device, "sum of tensors", wide ? combine_tensors_kernel<LANES> : combine_tensors_kernel<1>,
+                           row_grid(row_count(&calls->out) / (wide ? (int)LANES : 1), calls->rows), all, count);
 }
 
 static __global__ void add_shares_kernel(const __grid_constant__ cuda_shares call)
@@ -605,9 +629,10 @@ static __device__ __forceinline__ float element_loss(const loss_call &call, floa
     return call.factor * difference * difference / (2.0f * call.scale * call.scale);
 }
 
-static __global__ void loss_kernel(const __grid_constant__ loss_call call)
+static __global__ void loss_kernel(const __grid_constant__ together<loss_call> all)
 {
     begin_kernel();
+    const loss_call &call = all.calls[blockIdx.z];
     const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
     for (int64_t row = blockIdx.x; row < call.rows; row += gridDim.x) {
         double total = 0.0;
@@ -622,9 +647,10 @@ static __global__ void loss_kernel(const __grid_constant__ loss_call call)
     }
 }
 
-static __global__ void loss_backward_kernel(const __grid_constant__ loss_call call)
+static __global__ void loss_backward_kernel(const __grid_constant__ together<loss_call> all)
 {
     begin_kernel();
+    const loss_call &call = all.calls[blockIdx.z];
     const element first = {0, 0, 0};
     FOR_EACH_ROW(row, call.rows)
     {
@@ -648,9 +674,10 @@ static __device__ __forceinline__ const float *flat_row(const cuda_tensor &tenso
     return static_cast<const float *>(tensor.data) + tensor_row(tensor, row) * count;
 }
 
-static __global__ void flat_loss_kernel(const __grid_constant__ loss_call call)
+static __global__ void flat_loss_kernel(const __grid_constant__ together<loss_call> all)
 {
     begin_kernel();
+    const loss_call &call = all.calls[blockIdx.z];
     const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
     for (int64_t row = blockIdx.x; row < call.rows; row += gridDim.x) {
         const float4 *means = reinterpret_cast<const float4 *>(flat_row(call.mean.tensor, row, count));
@@ -671,9 +698,10 @@ static __global__ void flat_loss_kernel(const __grid_constant__ loss_call call)
 }
 
 /* The gradient by the mean alone, as the product that made the mean reads it: LANES bf16 channels, padded by zeros. */
-static __global__ void flat_loss_backward_kernel(const __grid_constant__ loss_call call)
+static __global__ void flat_loss_backward_kernel(const __grid_constant__ together<loss_call> all)
 {
     begin_kernel();
+    const loss_call &call = all.calls[blockIdx.z];
     const element first = {0, 0, 0};
     const int32_t channels = call.shape.channels, area = call.shape.height * call.shape.width;
     FOR_EACH_ROW(row, call.rows)
@@ -696,9 +724,10 @@ static __global__ void flat_loss_backward_kernel(const __grid_constant__ loss_ca
 }
 
 /* The same for a mean without gaps: four numbers a thread. */
-static __global__ void dense_loss_backward_kernel(const __grid_constant__ loss_call call)
+static __global__ void dense_loss_backward_kernel(const __grid_constant__ together<loss_call> all)
 {
     begin_kernel();
+    const loss_call &call = all.calls[blockIdx.z];
     const element first = {0, 0, 0};
     const int32_t count = call.shape.height * call.shape.width * call.shape.channels;
     FOR_EACH_ROW(row, call.rows)
@@ -759,33 +788,64 @@ static loss_call loss_arguments(const cuda_layer_call *call)
     return arguments;
 }
 
-static mmebm_status loss_forward(const mmebm_device *device, const cuda_layer_call *call)
+/* Kernels for layers that are passed together: those of the first, if all have the same, whatever the company. */
+struct loss_kernels {
+    void (*forward)(together<loss_call>), (*backward)(together<loss_call>);
+    int64_t per_row; /* of the backward one */
+};
+
+static loss_kernels kernels_for(const loss_call *call)
 {
-    const loss_call arguments = loss_arguments(call);
-    return mmebm__cuda_launch(device, "likelihood", has_flat_rows(&arguments) ? flat_loss_kernel : loss_kernel,
-                              mmebm__cuda_blocks(call->rows, 1), CUDA_BLOCK, 0, arguments);
+    const cuda_tensor *by_mean = &call->by_mean, *shape = &call->shape;
+    const int flat = has_flat_rows(call), alone = flat && !call->by_target.data && by_mean->data;
+    loss_kernels kernels = {flat ? flat_loss_kernel : loss_kernel, loss_backward_kernel, row_count(shape)};
+    if (alone && by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES && shape->channels < (int32_t)LANES) {
+        kernels.backward = flat_loss_backward_kernel;
+        kernels.per_row = (int64_t)shape->height * shape->width;
+    } else if (alone && by_mean->stride == shape->channels && reinterpret_cast<uintptr_t>(by_mean->data) % 16 == 0) {
+        kernels.backward = dense_loss_backward_kernel;
+        kernels.per_row = row_count(shape) / 4;
+    }
+    return kernels;
 }
 
-static mmebm_status loss_backward(const mmebm_device *device, const cuda_layer_call *call)
+static mmebm_status losses(const mmebm_device *device, const cuda_layer_call *calls, int32_t count, int backward)
 {
-    const loss_call arguments = loss_arguments(call);
-    const cuda_tensor *by_mean = &arguments.by_mean, *shape = &arguments.shape;
-    const int flat = has_flat_rows(&arguments) && !arguments.by_target.data && by_mean->data;
-    const int padded = flat && by_mean->type == TYPE_BF16 && by_mean->stride == (int32_t)LANES &&
-                       shape->channels < (int32_t)LANES;
-    const int dense = flat && by_mean->stride == shape->channels &&
-                      reinterpret_cast<uintptr_t>(by_mean->data) % 16 == 0;
-    const int64_t per_row = padded  ? (int64_t)shape->height * shape->width
-                            : dense ? row_count(shape) / 4
-                                    : row_count(shape);
-    const auto kernel = padded  ? flat_loss_backward_kernel
-                        : dense ? dense_loss_backward_kernel
-                                : loss_backward_kernel;
-    return mmebm__cuda_launch(device, "gradient of likelihood", kernel, row_grid(per_row, call->rows), CUDA_BLOCK, 0,
-                              arguments);
+    together<loss_call> all;
+    all.calls[0] = loss_arguments(calls);
+    const loss_kernels kernels = kernels_for(&all.calls[0]);
+    for (int32_t k = 1; k < count; ++k) {
+        all.calls[k] = loss_arguments(&calls[k]);
+        const loss_kernels other = kernels_for(&all.calls[k]);
+        if (other.forward != kernels.forward || other.backward != kernels.backward) {
+            CUDA_TRY(losses(device, calls, k, backward));
+            return losses(device, calls + k, count - k, backward);
+        }
+    }
+    if (backward)
+        return launch_together(device, "gradient of likelihood", kernels.backward,
+                               row_grid(kernels.per_row, calls->rows), all, count);
+    return launch_together(device, "likelihood", kernels.forward, mmebm__cuda_blocks(calls->rows, 1), all, count);
+}
+
+static mmebm_status losses_forward(const mmebm_device *device, const cuda_layer_call *calls, int32_t count)
+{
+    return losses(device, calls, count, 0);
+}
+
+static mmebm_status losses_backward(const mmebm_device *device, const cuda_layer_call *calls, int32_t count)
+{
+    return losses(device, calls, count, 1);
 }
 
 /* ---- the table */
+
+template <mmebm_status (*PASS)(const mmebm_device *, const cuda_layer_call *)>
+static mmebm_status one_by_one(const mmebm_device *device, const cuda_layer_call *calls, int32_t count)
+{
+    for (int32_t k = 0; k < count; ++k) CUDA_TRY(PASS(device, &calls[k]));
+    return MMEBM_OK;
+}
 
 struct layer_passes {
     mmebm_layer_kind kind;
@@ -793,13 +853,13 @@ struct layer_passes {
 };
 
 static const layer_passes passes[] = {
-    {MMEBM_LAYER_ACTIVATION, activation_forward, activation_backward},
-    {MMEBM_LAYER_SOFTMAX, softmax_forward, softmax_backward},
-    {MMEBM_LAYER_AVG_POOL, pool_forward, pool_backward},
-    {MMEBM_LAYER_GLOBAL_AVG_POOL, global_pool_forward, NULL},
-    {MMEBM_LAYER_BATCH_NORM, batch_norm_forward, batch_norm_backward},
-    {MMEBM_LAYER_NLL, loss_forward, loss_backward},
-    {MMEBM_LAYER_PRIOR, loss_forward, loss_backward},
+    {MMEBM_LAYER_ACTIVATION, one_by_one<activation_forward>, one_by_one<activation_backward>},
+    {MMEBM_LAYER_SOFTMAX, one_by_one<softmax_forward>, one_by_one<softmax_backward>},
+    {MMEBM_LAYER_AVG_POOL, one_by_one<pool_forward>, one_by_one<pool_backward>},
+    {MMEBM_LAYER_GLOBAL_AVG_POOL, one_by_one<global_pool_forward>, NULL},
+    {MMEBM_LAYER_BATCH_NORM, one_by_one<batch_norm_forward>, one_by_one<batch_norm_backward>},
+    {MMEBM_LAYER_NLL, losses_forward, losses_backward},
+    {MMEBM_LAYER_PRIOR, losses_forward, losses_backward},
 };
 
 static const layer_passes *passes_of(mmebm_layer_kind kind)

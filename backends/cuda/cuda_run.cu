@@ -8,15 +8,8 @@
  */
 #include <string.h>
 
+#include "cuda_batch.h"
 #include "cuda_plan.h"
-
-/* Where lanes go in step: equal products of the present round that have not been launched. */
-struct cuda_batch {
-    cuda_product products[MAX_PRODUCTS];
-    int32_t count;
-    uint32_t lanes;      /* whose they are, as a set */
-    mmebm_status status; /* of launches */
-};
 
 struct cuda_pass {
     mmebm_plan *plan;
@@ -31,25 +24,10 @@ static uint32_t lane_set(int32_t lane)
     return 1u << lane;
 }
 
-static void launch_batch(const cuda_pass *pass)
-{
-    cuda_batch *batch = pass->batch;
-    if (batch->count && batch->status == MMEBM_OK)
-        batch->status = mmebm__cuda_products(fork_device(pass->fork), batch->products, batch->count);
-    batch->count = 0;
-    batch->lanes = 0;
-}
-
-static mmebm_status end_round(const cuda_pass *pass)
-{
-    launch_batch(pass);
-    return pass->batch->status;
-}
-
-/* The device, for a call in the present lane, which comes after what the lane has in the batch. */
+/* The device, for a call in the present lane, which comes after what is kept of the lane's. */
 static const mmebm_device *device_of(const cuda_pass *pass)
 {
-    if (pass->batch->lanes & lane_set(pass->fork->now)) launch_batch(pass);
+    if (batch_keeps(pass->batch, lane_set(pass->fork->now))) mmebm__cuda_batch_make(pass->batch);
     return fork_device(pass->fork);
 }
 
@@ -100,14 +78,22 @@ static cuda_tensor gradient_memory(const cuda_pass *pass, int32_t l)
     return shape;
 }
 
+static mmebm_status run_combine(const cuda_pass *pass, const cuda_combine *combine)
+{
+    cuda_call call;
+    call.kind = CALL_COMBINE;
+    call.combine = *combine;
+    call.combine.rows = pass->run->rows;
+    return mmebm__cuda_batch_call(pass->batch, &call);
+}
+
 static mmebm_status combine(const cuda_pass *pass, const cuda_tensor *out, const cuda_operand *a, const cuda_operand *b)
 {
     cuda_combine call = {};
     call.out = *out;
-    call.rows = pass->run->rows;
     call.a = *a;
     if (b) call.b = *b;
-    return mmebm__cuda_combine_tensors(device_of(pass), &call);
+    return run_combine(pass, &call);
 }
 
 /* ---- forward */
@@ -154,16 +140,13 @@ static mmebm_status pack_source(const cuda_pass *pass, int32_t product)
     return mmebm__cuda_gather_parts(device_of(pass), &image);
 }
 
-static mmebm_status run_product(const cuda_pass *pass, cuda_product *product)
+static mmebm_status run_product(const cuda_pass *pass, const cuda_product *product)
 {
-    cuda_batch *batch = pass->batch;
-    product->partials = pass->plan->partials[pass->fork->now];
-    if (!pass->fork->in_step) return mmebm__cuda_products(device_of(pass), product, 1);
-    const int full = batch->count == MAX_PRODUCTS || batch->lanes & lane_set(pass->fork->now);
-    if (full || (batch->count && !products_match(&batch->products[0], product))) launch_batch(pass);
-    batch->products[batch->count++] = *product;
-    batch->lanes |= lane_set(pass->fork->now);
-    return batch->status;
+    cuda_call call;
+    call.kind = CALL_PRODUCT;
+    call.product = *product;
+    call.product.partials = pass->plan->partials[pass->fork->now];
+    return mmebm__cuda_batch_call(pass->batch, &call);
 }
 
 static mmebm_status product_forward(const cuda_pass *pass, int32_t l)
@@ -255,6 +238,14 @@ static mmebm_status concat_forward(const cuda_pass *pass, int32_t l)
     return MMEBM_OK;
 }
 
+static mmebm_status run_layer(const cuda_pass *pass, cuda_call_kind kind, const cuda_layer_call *layer)
+{
+    cuda_call call;
+    call.kind = kind;
+    call.layer = *layer;
+    return mmebm__cuda_batch_call(pass->batch, &call);
+}
+
 /* The call of a layer with passes in cuda_layers.cu, forward part. */
 static cuda_layer_call layer_call(const cuda_pass *pass, int32_t l)
 {
@@ -309,10 +300,9 @@ static mmebm_status layer_forward(const cuda_pass *pass, int32_t l)
     const cuda_node *node = &pass->plan->nodes[l];
     if (node->product >= 0) return product_forward(pass, node->product);
     const int halving = is_halving_pool(layer, mmebm__layer_input(pass->graph, layer, 0));
-    const cuda_layer_pass forward = mmebm__cuda_forward(layer->kind);
-    if (forward && !halving) {
+    if (mmebm__cuda_forward(layer->kind) && !halving) {
         const cuda_layer_call call = layer_call(pass, l);
-        return forward(device_of(pass), &call);
+        return run_layer(pass, CALL_FORWARD, &call);
     }
     if (layer->kind == MMEBM_LAYER_CONCAT) return concat_forward(pass, l);
     const int add = layer->kind == MMEBM_LAYER_ADD;
@@ -395,7 +385,7 @@ static mmebm_status forward(const cuda_pass *pass)
     for (uint32_t i = 0; i < graph->layer_count; ++i) {
         const int32_t l = pass->plan->order[i];
         const cuda_node *node = &pass->plan->nodes[l];
-        if (begins_round(pass->plan, i)) CUDA_TRY(end_round(pass));
+        if (begins_round(pass->plan, i)) CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
         if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
             continue;
         const int runs = !node->folded && !pass->plan->idle[l];
@@ -406,7 +396,7 @@ static mmebm_status forward(const cuda_pass *pass)
         CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, read));
         if (runs) CUDA_TRY(layer_forward(pass, l));
     }
-    CUDA_TRY(end_round(pass));
+    CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     for (uint32_t o = 0; pass->run->outputs && o < graph->output_count; ++o) {
         if (!pass->run->outputs[o]) continue;
         const cuda_operand values = values_of(pass, graph->outputs[o], 1.0f);
@@ -416,6 +406,7 @@ static mmebm_status forward(const cuda_pass *pass)
         CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, pass->plan->nodes[graph->outputs[o]].lane, 0));
         CUDA_TRY(combine(pass, &out, &values, NULL));
     }
+    CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     return !pass->run->seeds || pass->run->outputs ? mmebm__cuda_fork_meet(pass->fork) : MMEBM_OK;
 }
 
@@ -463,7 +454,8 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
-    if (pass->batch->lanes & collected->lanes) launch_batch(pass); /* layers of a round may add to one gradient */
+    if (batch_keeps(pass->batch, collected->lanes)) /* layers of a round may add to one gradient */
+        CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);
     if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||
@@ -502,14 +494,13 @@ static mmebm_status contribute(const cuda_pass *pass, int32_t l, cuda_operand gr
     cuda_combine call = {};
     CUDA_TRY(collected_for(pass, l, &call.b));
     call.out = gradient_memory(pass, l);
-    call.rows = pass->run->rows;
     call.a = gradient;
     call.a.window *= node->shrink;
     if (node->activated) {
         call.mask = values_of(pass, l, 1.0f).tensor;
         call.slope = pass->plan->nodes[node->base].act_slope;
     }
-    CUDA_TRY(mmebm__cuda_combine_tensors(device_of(pass), &call));
+    CUDA_TRY(run_combine(pass, &call));
     mark_settled(pass, node->base);
     return MMEBM_OK;
 }
@@ -696,7 +687,7 @@ static mmebm_status other_backward(const cuda_pass *pass, int32_t l, const cuda_
         const int32_t tensors[4] = {layer->weight, layer->bias, layer->mean, layer->variance};
         for (int k = 0; k < 4; ++k) call.by_weights[k] = weight_gradient_of(pass, tensors[k]);
     }
-    CUDA_TRY(mmebm__cuda_backward(layer->kind)(device_of(pass), &call));
+    CUDA_TRY(run_layer(pass, CALL_BACKWARD, &call));
     for (uint32_t k = 0; k < layer->edge_count && k < 2; ++k) {
         const cuda_operand by_input = {node->by_input[k], 1, 1, 1.0f};
         if (pass->plan->wanted[layer_input(pass->graph, l, k)])
@@ -813,10 +804,11 @@ static mmebm_status backward(const cuda_pass *pass)
             CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane, plan->collected[l].lanes));
             CUDA_TRY(layer_backward(pass, l, plan->collected[l].value));
         }
-        if (begins_round(plan, i)) CUDA_TRY(end_round(pass));
+        if (begins_round(plan, i)) CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     }
     CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));
-    return deliver_input_gradients(pass);
+    CUDA_TRY(deliver_input_gradients(pass));
+    return mmebm__cuda_batch_make(pass->batch);
 }
 
 mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
@@ -824,9 +816,7 @@ mmebm_status mmebm__cuda_plan_run(mmebm_plan *plan, const mmebm_plan_run *run)
     const cuda_scope scope(plan->device);
     cuda_fork fork;
     cuda_batch batch;
-    batch.count = 0;
-    batch.lanes = 0;
-    batch.status = MMEBM_OK;
+    mmebm__cuda_batch_begin(&batch, &fork);
     /* gradients by weights, which are not made together, run side by side */
     const int in_step = run->rows <= plan->in_step && !run->weight_gradient;
     CUDA_TRY(mmebm__cuda_fork_begin(&fork, plan->device, plan->lanes, in_step));

@@ -19,6 +19,10 @@ static inline size_t number_size(int32_t type)
 }
 enum { LANES = 8 /* elements of a 16-byte bf16 vector */ };
 
+/* Calls that one launch may make, none of which writes what another reads or writes: of a short one alone, most of the
+ * time is what beginning and end take. As many as the parameters of a kernel hold. */
+enum { MAX_TOGETHER = 5 };
+
 struct cuda_tensor {
     void *data;
     int32_t type;
@@ -35,7 +39,8 @@ struct cuda_operand {
 };
 
 /* out <- scale_a a (mask > 0 ? 1 : slope) + scale_b b. Channels of out beyond those of an operand get nothing from it.
- * A scale 0 is an absent operand. Serves sums, copies, conversions, concatenation, and gathers gradients. */
+ * A scale 0 is an absent operand. Serves sums, copies, conversions, concatenation, and gathers gradients. Calls that
+ * are made together have the same rows and shape of out. */
 struct cuda_combine {
     cuda_tensor out;
     int64_t rows;
@@ -43,7 +48,7 @@ struct cuda_combine {
     cuda_tensor mask; /* data NULL = none */
     float slope;
 };
-mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call);
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *calls, int32_t count);
 
 /* out <- the sum of scale * part, f32 numbers one after another, in order; out may be one of the parts. */
 enum { MAX_SHARES = 16 };
@@ -169,9 +174,7 @@ static inline int32_t product_parts(int32_t taps, int32_t channels, int32_t wind
 /* Floats for the sums of parts. pixels: result pixels of all rows. */
 size_t mmebm__cuda_product_scratch(int32_t factors, int32_t taps, int32_t source_channels, int32_t out_channels,
                                    int64_t pixels);
-/* `count` products, none of which writes what another reads or writes, that differ in nothing but where their tensors
- * lie (products_match): of one alone, most of the time is what beginning and end take. */
-enum { MAX_PRODUCTS = 5 /* as many as the parameters of a kernel hold */ };
+/* Products that are made together differ in nothing but where their tensors lie (products_match). */
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count);
 
 static inline int tensors_match(const cuda_tensor *a, const cuda_tensor *b)
@@ -257,8 +260,8 @@ struct cuda_layer_call {
     const float *gain, *shift, *mean, *variance; /* batch norm */
     float *by_weights[4]; /* batch norm: of gain, shift; sums for mean, variance; NULL = not wanted */
 };
-/* NULL for kinds that are done otherwise. */
-typedef mmebm_status (*cuda_layer_pass)(const mmebm_device *device, const cuda_layer_call *call);
+/* Layers that are passed together are of one kind, rows and shape. NULL for kinds that are done otherwise. */
+typedef mmebm_status (*cuda_layer_pass)(const mmebm_device *device, const cuda_layer_call *calls, int32_t count);
 cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind);
 cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind);
 

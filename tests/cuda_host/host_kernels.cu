@@ -500,16 +500,86 @@ static void loss_backward(const cuda_layer_call *call)
     loss(call, 1);
 }
 
+/* ---- calls made together */
+
+/* What a call reads and, of that, what it writes. */
+struct touched_memory {
+    const void *all[16], *written[8];
+    int32_t count, writes;
+
+    void reads(const void *memory)
+    {
+        if (memory) all[count++] = memory;
+    }
+
+    void stores(const void *memory)
+    {
+        reads(memory);
+        if (memory) written[writes++] = memory;
+    }
+};
+
+static touched_memory memory_of(const cuda_product &call)
+{
+    touched_memory touched = {};
+    touched.reads(call.source.data);
+    touched.reads(call.epilogue.mask.data);
+    if (call.epilogue.residual.scale != 0.0f) touched.reads(call.epilogue.residual.tensor.data);
+    touched.stores(call.epilogue.raw.data);
+    touched.stores(call.epilogue.activated.data);
+    return touched;
+}
+
+static touched_memory memory_of(const cuda_combine &call)
+{
+    touched_memory touched = {};
+    for (const cuda_operand *operand : {&call.a, &call.b})
+        if (operand->scale != 0.0f) touched.reads(operand->tensor.data);
+    touched.reads(call.mask.data);
+    touched.stores(call.out.data);
+    return touched;
+}
+
+static touched_memory memory_of(const cuda_layer_call &call)
+{
+    touched_memory touched = {};
+    for (const cuda_operand *operand : {&call.x, &call.target, &call.by_y}) touched.reads(operand->tensor.data);
+    for (const cuda_tensor *tensor : {&call.y, &call.by_x, &call.by_target}) touched.stores(tensor->data);
+    return touched;
+}
+
+/* Whether one reads or writes what the other writes. */
+static bool meet_in_memory(const touched_memory &a, const touched_memory &b)
+{
+    for (int32_t i = 0; i < a.count; ++i)
+        for (int32_t k = 0; k < b.writes; ++k)
+            if (a.all[i] == b.written[k]) return true;
+    return false;
+}
+
+/* The last one first. */
+template <typename C, void (*NOW)(const C *)>
+static mmebm_status together(const mmebm_device *device, const C *calls, int32_t count)
+{
+    for (int32_t a = 0; a < count; ++a)
+        for (int32_t b = 0; b < count; ++b)
+            if (a != b && meet_in_memory(memory_of(calls[a]), memory_of(calls[b])))
+                return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
+                                         "cudahost: of calls made together two meet in memory");
+    for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<C, NOW>(device, &calls[k])));
+    return MMEBM_OK;
+}
+
 cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind)
 {
     switch (kind) {
     case MMEBM_LAYER_ACTIVATION:
-    case MMEBM_LAYER_BATCH_NORM: return queued<cuda_layer_call, elementwise_forward>;
-    case MMEBM_LAYER_SOFTMAX: return queued<cuda_layer_call, softmax_forward>;
-    case MMEBM_LAYER_AVG_POOL: return queued<cuda_layer_call, pool_forward>;
-    case MMEBM_LAYER_GLOBAL_AVG_POOL: return queued<cuda_layer_call, global_pool_forward>;
+    case MMEBM_LAYER_BATCH_NORM: return together<cuda_layer_call, elementwise_forward>;
+    case MMEBM_LAYER_SOFTMAX: return together<cuda_layer_call, softmax_forward>;
+    case MMEBM_LAYER_AVG_POOL: return together<cuda_layer_call, pool_forward>;
+    case MMEBM_LAYER_GLOBAL_AVG_POOL: return together<cuda_layer_call, global_pool_forward>;
     case MMEBM_LAYER_NLL:
-    case MMEBM_LAYER_PRIOR: return queued<cuda_layer_call, loss_forward>;
+    case MMEBM_LAYER_PRIOR: return together<cuda_layer_call, loss_forward>;
     default: return NULL;
     }
 }
@@ -517,21 +587,21 @@ cuda_layer_pass mmebm__cuda_forward(mmebm_layer_kind kind)
 cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind)
 {
     switch (kind) {
-    case MMEBM_LAYER_ACTIVATION: return queued<cuda_layer_call, activation_backward>;
-    case MMEBM_LAYER_BATCH_NORM: return queued<cuda_layer_call, batch_norm_backward>;
-    case MMEBM_LAYER_SOFTMAX: return queued<cuda_layer_call, softmax_backward>;
-    case MMEBM_LAYER_AVG_POOL: return queued<cuda_layer_call, pool_backward>;
+    case MMEBM_LAYER_ACTIVATION: return together<cuda_layer_call, activation_backward>;
+    case MMEBM_LAYER_BATCH_NORM: return together<cuda_layer_call, batch_norm_backward>;
+    case MMEBM_LAYER_SOFTMAX: return together<cuda_layer_call, softmax_backward>;
+    case MMEBM_LAYER_AVG_POOL: return together<cuda_layer_call, pool_backward>;
     case MMEBM_LAYER_NLL:
-    case MMEBM_LAYER_PRIOR: return queued<cuda_layer_call, loss_backward>;
+    case MMEBM_LAYER_PRIOR: return together<cuda_layer_call, loss_backward>;
     default: return NULL;
     }
 }
 
 /* ---- calls: each waits in its stream for its turn */
 
-mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *call)
+mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *calls, int32_t count)
 {
-    return queued<cuda_combine, combine_now>(device, call);
+    return together<cuda_combine, combine_now>(device, calls, count);
 }
 
 mmebm_status mmebm__cuda_add_shares(const mmebm_device *device, const cuda_shares *call)
@@ -549,31 +619,9 @@ mmebm_status mmebm__cuda_split_parts(const mmebm_device *device, const cuda_side
     return queued<cuda_side_by_side, split_now>(device, call);
 }
 
-static bool touches(const cuda_product &product, const void *memory)
-{
-    const cuda_epilogue &end = product.epilogue;
-    const bool adds = end.residual.scale != 0.0f && end.residual.tensor.data == memory;
-    return memory && (product.source.data == memory || end.mask.data == memory || adds || end.raw.data == memory ||
-                      end.activated.data == memory);
-}
-
-/* Whether one reads or writes what the other writes. */
-static bool meet_in_memory(const cuda_product &a, const cuda_product &b)
-{
-    return touches(a, b.epilogue.raw.data) || touches(a, b.epilogue.activated.data) ||
-           touches(b, a.epilogue.raw.data) || touches(b, a.epilogue.activated.data);
-}
-
-/* The last one first. */
 mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product *products, int32_t count)
 {
-    for (int32_t a = 0; a < count; ++a)
-        for (int32_t b = 0; b < a; ++b)
-            if (meet_in_memory(products[a], products[b]))
-                return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
-                                         "cudahost: of products made together two meet in memory");
-    for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<cuda_product, product_now>(device, &products[k])));
-    return MMEBM_OK;
+    return together<cuda_product, product_now>(device, products, count);
 }
 
 mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call)

@@ -25,6 +25,7 @@ static cudaError_t host_synchronize(cudaStream_t)
 #define cudaEventRecord host_record
 #define cudaStreamWaitEvent host_wait
 
+#include "../../backends/cuda/cuda_batch.cu"
 #include "../../backends/cuda/cuda_lanes.cu"
 #include "../../backends/cuda/cuda_memory.cu"
 #include "../../backends/cuda/cuda_plan.cu"

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Calls of lanes in step. Branches of a graph that are equal go from round to round together (cuda_plan.cu,
+ * choose_order): what their lanes ask for within a round is kept, and at its end the first calls of all lanes are made,
+ * then the second ones, equal ones in one launch. A lane's calls keep their order; those of different lanes do not read
+ * each other's results in a round, or cuda_run.cu ends it early.
+ */
+#ifndef MMEBM_CUDA_BATCH_H
+#define MMEBM_CUDA_BATCH_H
+
+#include "cuda_lanes.h"
+#include "cuda_tensor.h"
+
+enum cuda_call_kind { CALL_PRODUCT, CALL_COMBINE, CALL_FORWARD, CALL_BACKWARD };
+
+struct cuda_call {
+    cuda_call_kind kind;
+    union {
+        cuda_product product;
+        cuda_combine combine;
+        cuda_layer_call layer; /* of a layer with passes in cuda_layers.cu */
+    };
+};
+
+enum { CALLS_KEPT = 4 /* of a lane */ };
+
+struct cuda_batch {
+    cuda_fork *fork;
+    cuda_call calls[CUDA_LANES][CALLS_KEPT];
+    int32_t count[CUDA_LANES];
+    mmebm_status status; /* of what was made */
+};
+
+void mmebm__cuda_batch_begin(cuda_batch *batch, cuda_fork *fork);
+/* A call of the present lane: kept, or made at once if lanes are not in step. */
+mmebm_status mmebm__cuda_batch_call(cuda_batch *batch, const cuda_call *call);
+/* Makes all that is kept. */
+mmebm_status mmebm__cuda_batch_make(cuda_batch *batch);
+
+/* Whether one of a set of lanes has calls that are kept. */
+static inline int batch_keeps(const cuda_batch *batch, uint32_t lanes)
+{
+    for (int32_t lane = 0; lane < CUDA_LANES; ++lane)
+        if ((lanes >> lane & 1) && batch->count[lane]) return 1;
+    return 0;
+}
+
+#endif /* MMEBM_CUDA_BATCH_H */
