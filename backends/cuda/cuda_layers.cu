@@ -125,24 +125,74 @@ template <int V> static __global__ void combine_tensors_kernel(const __grid_cons
     }
 }
 
+/* The same for 2 x 2 sums of one bf16 tensor, where memory is all that takes time: few registers, all loads at once. */
+static __global__ void __launch_bounds__(CUDA_BLOCK, 6)
+    halve_tensor_kernel(const __grid_constant__ together<cuda_combine> all)
+{
+    begin_kernel();
+    const cuda_combine &call = all.calls[blockIdx.z];
+    const cuda_tensor &a = call.a.tensor, &out = call.out;
+    const uint32_t vectors = (uint32_t)out.channels / LANES, width = (uint32_t)out.width;
+    const uint32_t stride = (uint32_t)a.stride, line = stride * (uint32_t)a.width;
+    FOR_EACH_ROW(row, call.rows)
+    {
+        const int64_t first = row * a.height * line, first_out = row * out.height * out.width * out.stride;
+        FOR_EACH_IN_ROW(i, out.height * out.width * (int32_t)vectors)
+        {
+            const uint32_t pixel = (uint32_t)i / vectors, c = ((uint32_t)i - pixel * vectors) * LANES;
+            const uint32_t y = pixel / width, x = pixel - y * width;
+            const int64_t at = first + (2 * y * line + 2 * x * stride + c);
+            const uint4 words[4] = {load_words(a, at), load_words(a, at + stride), load_words(a, at + line),
+                                    load_words(a, at + line + stride)};
+            float sum[LANES] = {};
+#pragma unroll
+            for (int w = 0; w < 4; ++w) {
+                float value[LANES];
+                unpack_words(words[w], value);
+#pragma unroll
+                for (int k = 0; k < LANES; ++k) sum[k] += call.a.scale * value[k];
+            }
+            store_values<LANES>(out, first_out + (pixel * (uint32_t)out.stride + c), sum);
+        }
+    }
+}
+
 static int combine_is_wide(const cuda_combine *call)
 {
     return tensor_is_wide(&call->out) && tensor_is_wide(&call->mask) && operand_is_wide(&call->a) &&
            operand_is_wide(&call->b);
 }
 
+static int combine_halves(const cuda_combine *call)
+{
+    const cuda_operand *a = &call->a;
+    return a->tensor.data && a->tensor.type == TYPE_BF16 && a->window == 2 && a->shrink == 1 && !a->tensor.period &&
+           a->tensor.channels == call->out.channels && a->scale != 0.0f && call->b.scale == 0.0f && !call->mask.data &&
+           combine_is_wide(call);
+}
+
+typedef void (*combine_kernel)(together<cuda_combine>);
+
+static combine_kernel kernel_for(const cuda_combine *call)
+{
+    if (combine_halves(call)) return halve_tensor_kernel;
+    return combine_is_wide(call) ? combine_tensors_kernel<LANES> : combine_tensors_kernel<1>;
+}
+
+/* The kernel is that of the first, if all have the same, whatever the company. */
 mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *calls, int32_t count)
 {
     together<cuda_combine> all;
-    const int wide = combine_is_wide(calls);
+    const combine_kernel kernel = kernel_for(calls);
     for (int32_t k = 0; k < count; ++k) {
         all.calls[k] = calls[k];
-        if (combine_is_wide(&calls[k]) == wide) continue;
+        if (kernel_for(&calls[k]) == kernel) continue;
         CUDA_TRY(mmebm__cuda_combine_tensors(device, calls, k));
         return mmebm__cuda_combine_tensors(device, calls + k, count - k);
     }
-    return launch_together(device, "sum of tensors", wide ? combine_tensors_kernel<LANES> : combine_tensors_kernel<1>,
-                           row_grid(row_count(&calls->out) / (wide ? (int)LANES : 1), calls->rows), all, count);
+    const int32_t at_once = combine_is_wide(calls) ? (int32_t)LANES : 1;
+    return launch_together(device, "sum of tensors", kernel, row_grid(row_count(&calls->out) / at_once, calls->rows),
+                           all, count);
 }
 
 static __global__ void add_shares_kernel(const __grid_constant__ cuda_shares call)
