@@ -162,6 +162,7 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
 #define SUMS_80 SUMS_64 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define SUMS_128                                                                                                       \
     SUMS_80 ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define SUMS_144 SUMS_128 ",%64,%65,%66,%67,%68,%69,%70,%71"
 
 /* The products below of two factors in shared memory: 32 bytes along their lines. */
 #define GROUP_LINES(NAME, SHAPE, ENDS, N, P0, P1, ...)                                                                 \
@@ -192,6 +193,8 @@ GROUP_PRODUCTS(32, 16, 17, 18, 19, 20, FOUR_SUMS(0), FOUR_SUMS(1), FOUR_SUMS(2),
 GROUP_PRODUCTS(64, 32, 33, 34, 35, 36, EIGHT_TILES(0))
 GROUP_PRODUCTS(80, 40, 41, 42, 43, 44, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9))
 GROUP_PRODUCTS(128, 64, 65, 66, 67, 68, EIGHT_TILES(0), EIGHT_TILES(8))
+GROUP_LINES(multiply_group, "k16.f32.bf16.bf16", ", 1, 1, 1, 0, 0", 144, 72, 73, EIGHT_TILES(0), EIGHT_TILES(8),
+            FOUR_SUMS(16), FOUR_SUMS(17))
 
 /* ---- sm_90a: copies by the engine, which tell a barrier in shared memory how many bytes arrived. A barrier's phase
  * ends when `count` threads have arrived and all bytes that were announced are there. */
@@ -259,6 +262,7 @@ static __device__ __forceinline__ void copy_pixels(uint32_t target, const void *
 #undef SUMS_64
 #undef SUMS_80
 #undef SUMS_128
+#undef SUMS_144
 #undef GROUP_LINES
 #undef GROUP_PRODUCTS
 

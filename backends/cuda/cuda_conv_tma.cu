@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The products of cuda_conv.h on sm_90a, for same-size convolutions of 3 x 3 taps, phases and single taps, of bf16 or
- * f32 numbers.
- *
- * Pixels are numbered as if every image had a line of zeros above it and a pixel of zeros before each of its lines,
- * (height + 1) (width + 1) an image; where a line or an image ends, those of the next one serve. The copy engine makes
- * this order itself from the image as it lies (a box that begins at pixel -1, zeros outside). So a tap is the same
- * distance in lines for all pixels, edges and other images included: the patch of lines around a tile's pixels is
- * copied once for each chunk of channels, and each tap's left factor is the patch from another line on. What is
- * computed at pixels of zeros is not stored. Single taps go without zeros.
+ * f32 numbers. In the order of pixels of cuda_conv_tma.h the patch of lines around a tile's pixels is copied once for
+ * each chunk of channels, and each tap's left factor is the patch from another line on.
  *
  * A block stays for many tiles, and its warps have one job each: some multiply, both factors from shared memory; some
  * store the sums, which they get through shared memory, while the next tile is multiplied; one asks the copy engine
@@ -20,10 +14,9 @@
  * tensor cores drop what does not fit the sum, always toward zero, so that no more than a line of taps is added up
  * there and the rest by ordinary additions.
  */
-#include <cuda.h>
 #include <type_traits>
 
-#include "cuda_conv.h"
+#include "cuda_conv_tma.h"
 #include "cuda_launch.h"
 
 enum {
@@ -33,34 +26,12 @@ enum {
     MAX_BUFFERS = 5, /* patches; two at least */
     MAX_WARPS = 8,   /* that multiply */
     SPLITTERS = 2,   /* warps, under FACTORS_SPLIT */
-    UNIT = 16,       /* bytes that a descriptor counts */
-    MAX_PATCH_LINES = 1024, /* of a copy */
     HALF_SHARED = 113 * 1024 /* of a multiprocessor's shared memory, less what a block takes beside it */
 };
 
 /* Barriers of warps. SUMS_FULL, + the number of the warp that multiplies, is one of them because checkers of races
  * follow these; an mbarrier at which a lane arrives for its warp they do not. */
 enum { BIAS_THERE = 1, SUMS_FULL = 2 };
-
-/* One of the products that are made together. */
-struct tma_member {
-    CUtensorMap source[PHASES]; /* more than one under phases_in */
-    const void *weights;
-    epilogue_places places;
-};
-
-struct tma_plan {
-    conv_plan conv;             /* of the first; where factors and tensors of all lie, see members */
-    int32_t pitch, image;       /* pixels of a line, of an image, with zeros */
-    int32_t zeros;              /* 0 or 1 before a line, above an image */
-    int32_t pixels, tiles;      /* of all images, with zeros */
-    int32_t patch_lines, buffers, stages;
-    pixel_place step; /* from a pixel of a tile to that of the block's next tile */
-    int32_t blocks;   /* of a member, along x */
-    int32_t count;
-    tma_member members[MAX_TOGETHER];
-};
-static_assert(sizeof(tma_plan) <= 4096, "parameters of a kernel");
 
 /* What the parts of a block share. A warp that multiplies and one that stores have a place of 16 lines between them. */
 struct tma_head {
@@ -91,25 +62,13 @@ template <int GROUPS, int BN> static __host__ __device__ constexpr uint32_t turn
     return GROUPS * 64 * tile_pitch<BN>() * sizeof(float);
 }
 
-/* Lines of the patch before the first pixel's own. */
-static __host__ __device__ __forceinline__ int32_t reach_of(const tma_plan &plan)
-{
-    return plan.zeros * (plan.pitch + 1);
-}
-
 #if CUDA_HAS_WARPGROUPS
 
-/* A place in a ring of buffers and the parity of the round. */
-struct ring_place {
-    int32_t at;
-    uint32_t parity;
-};
-
-static __device__ __forceinline__ void advance(ring_place *place, int32_t count)
+/* By each warp: all its lanes are done. */
+static __device__ __forceinline__ void release(uint64_t *barrier)
 {
-    if (++place->at < count) return;
-    place->at = 0;
-    place->parity ^= 1;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
 }
 
 template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
@@ -159,25 +118,11 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         return (uint32_t)plan.patch_lines * LINE_BYTES;
     }
 
-    /* A pixel of the block's tiles, with zeros counted: row, and lines and pixels from -zeros on. */
-    __device__ __forceinline__ pixel_place find_pixel(int32_t pixel) const
-    {
-        const int32_t within = pixel % plan.image;
-        return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
-    }
-
-    /* By each warp: all its lanes are done. */
-    __device__ __forceinline__ void release(uint64_t *barrier) const
-    {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
-    }
-
     /* ---- loading: one thread */
 
     __device__ __forceinline__ void load_patch(int32_t tile, const conv_step &group, const ring_place &buffer) const
     {
-        const pixel_place first = find_pixel(tile * TILE);
+        const pixel_place first = find_pixel(plan, tile * TILE);
         const uint32_t full = shared_address(&head->patch_full[buffer.at]);
         barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
         barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
@@ -385,25 +330,11 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
 
     /* ---- storing */
 
-    /* The same pixel of the block's next tile. */
-    __device__ __forceinline__ void next_pixel(pixel_place *place) const
+    __device__ __forceinline__ stored_pixel place_in_memory(const pixel_place &place) const
     {
-        place->x += plan.step.x;
-        place->y += plan.step.y;
-        place->row += plan.step.row;
-        if (place->x >= plan.pitch - plan.zeros) place->x -= plan.pitch, ++place->y;
-        if (place->y >= conv.product.geometry.in[0]) place->y -= plan.image / plan.pitch, ++place->row;
-    }
-
-    __device__ __forceinline__ stored_pixel memory_of(const pixel_place &place) const
-    {
-        const cuda_tensor &residual = conv.product.epilogue.residual.tensor;
-        if (place.row >= (int32_t)conv.product.rows || place.y < 0 || place.x < 0) return {-1, -1};
-        const int32_t at =
-            placed_pixel(conv.product.geometry, phase, place.row, place.y, place.x) + part() * conv.pixels;
-        if (conv.product.epilogue.residual.shrink == 1) return {at, at};
-        const int32_t halved = !conv.product.geometry.phases_out; /* else a phase is the low resolution already */
-        return {at, (place.row * residual.height + (place.y >> halved)) * residual.width + (place.x >> halved)};
+        stored_pixel pixel = memory_of(plan, phase, place);
+        if (pixel.at >= 0) pixel.at += part() * conv.pixels;
+        return pixel;
     }
 
     /* part: of the STORERS warps for the same pixels: those before and after the middle. */
@@ -422,11 +353,11 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             bias[4] = high.x, bias[5] = high.y, bias[6] = high.z, bias[7] = high.w;
         };
         const cuda_product &product = conv.product;
-        pixel_place place = find_pixel(first_tile * TILE + reach_of(plan) + first + lane % LINES);
+        pixel_place place = find_pixel(plan, first_tile * TILE + reach_of(plan) + first + lane % LINES);
 #pragma unroll 1
         for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks) {
-            if (lane < LINES) places[lane] = memory_of(place);
-            next_pixel(&place);
+            if (lane < LINES) places[lane] = place_in_memory(place);
+            next_pixel(plan, &place);
             __syncwarp();
             const auto wait_for_sums = [=] {
                 __syncwarp();
@@ -543,6 +474,13 @@ static mmebm_status describe_source(const mmebm_device *device, const tma_plan *
     return MMEBM_OK;
 }
 
+mmebm_status mmebm__cuda_describe_sources(const mmebm_device *device, tma_plan *plan, const conv_plan *plans)
+{
+    for (int32_t k = 0; k < plan->count; ++k)
+        CUDA_TRY(describe_source(device, plan, &plans[k].product, &plan->members[k]));
+    return MMEBM_OK;
+}
+
 /* Shared memory's parts; returns its size, 0 if they do not fit. */
 template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
@@ -574,8 +512,7 @@ static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, cons
     if (!shared) return MMEBM_OK;
     *done = 1;
     if (!plan->pixels) return MMEBM_OK;
-    for (int32_t k = 0; k < plan->count; ++k)
-        CUDA_TRY(describe_source(device, plan, &plans[k].product, &plan->members[k]));
+    CUDA_TRY(mmebm__cuda_describe_sources(device, plan, plans));
     CUDA_TRY(mmebm__cuda_check(device,
                                cudaFuncSetAttribute(tma_kernel<FACTORS, RESIDENT, GROUPS, BN, EDGE>,
                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
@@ -683,6 +620,8 @@ mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_pla
         plan.members[k].weights = plans[k].product.weights;
         plan.members[k].places = own_places(plans->parts > 1 ? parts_stored(&plans[k]) : plans[k].product.epilogue);
     }
+    CUDA_TRY(mmebm__cuda_products_narrow(device, &plan, plans, done));
+    if (*done) return MMEBM_OK;
     switch (plans->product.factors) {
     case FACTORS_TF32: return launch_f32<FACTORS_TF32, 128>(device, &plan, plans, done);
     case FACTORS_SPLIT: return launch_f32<FACTORS_SPLIT, 64>(device, &plan, plans, done);
