@@ -48,13 +48,31 @@ void mmebm__cuda_batch_begin(cuda_batch *batch, cuda_fork *fork)
     batch->status = MMEBM_OK;
 }
 
+/* Whether a call can be kept after one of its lane. */
+static int goes_with(const cuda_batch *batch, const cuda_call *before, const cuda_call *call)
+{
+    return batch->fork->in_step || (call->kind == CALL_PRODUCT && may_follow(&before->product, &call->product));
+}
+
 mmebm_status mmebm__cuda_batch_call(cuda_batch *batch, const cuda_call *call)
 {
-    int32_t *count = &batch->count[batch->fork->now];
-    if (!batch->fork->in_step) return make_calls(fork_device(batch->fork), &call, 1);
-    if (*count == CALLS_KEPT) mmebm__cuda_batch_make(batch);
-    batch->calls[batch->fork->now][(*count)++] = *call;
+    const int32_t lane = batch->fork->now;
+    int32_t *count = &batch->count[lane];
+    if (*count == CALLS_KEPT || (*count && !goes_with(batch, &batch->calls[lane][*count - 1], call)))
+        CUDA_TRY(mmebm__cuda_batch_make(batch));
+    if (!batch->fork->in_step && (call->kind != CALL_PRODUCT || !product_is_local(&call->product)))
+        return make_calls(fork_device(batch->fork), &call, 1);
+    batch->calls[lane][(*count)++] = *call;
     return batch->status;
+}
+
+/* Of the present lane. */
+static mmebm_status make_succession(cuda_batch *batch)
+{
+    cuda_product products[CALLS_KEPT];
+    const int32_t lane = batch->fork->now, count = batch->count[lane];
+    for (int32_t k = 0; k < count; ++k) products[k] = batch->calls[lane][k].product;
+    return count ? mmebm__cuda_succession(fork_device(batch->fork), products, count) : MMEBM_OK;
 }
 
 /* Of the lanes in a set that have a call of that number, makes those that match the first. Returns the lanes whose it
@@ -76,8 +94,26 @@ static uint32_t make_matching(cuda_batch *batch, int32_t number, uint32_t lanes)
 
 mmebm_status mmebm__cuda_batch_make(cuda_batch *batch)
 {
-    for (int32_t number = 0; number < CALLS_KEPT; ++number)
+    if (!batch->fork->in_step && batch->status == MMEBM_OK) batch->status = make_succession(batch);
+    for (int32_t number = 0; batch->fork->in_step && number < CALLS_KEPT; ++number)
         for (uint32_t lanes = (1u << CUDA_LANES) - 1; lanes;) lanes = make_matching(batch, number, lanes);
     memset(batch->count, 0, sizeof batch->count);
     return batch->status;
+}
+
+mmebm_status mmebm__cuda_batch_enter(cuda_batch *batch, int32_t lane, uint32_t after)
+{
+    const bool leaves = lane != batch->fork->now || (after & ~(1u << lane));
+    if (leaves && !batch->fork->in_step) CUDA_TRY(mmebm__cuda_batch_make(batch));
+    return mmebm__cuda_fork_enter(batch->fork, lane, after);
+}
+
+mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes)
+{
+    return mmebm__cuda_batch_enter(batch, batch->fork->now, lanes);
+}
+
+mmebm_status mmebm__cuda_batch_end_round(cuda_batch *batch)
+{
+    return batch->fork->in_step ? mmebm__cuda_batch_make(batch) : batch->status;
 }

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Calls of lanes in step. Branches of a graph that are equal go from round to round together (cuda_plan.cu,
- * choose_order): what their lanes ask for within a round is kept, and at its end the first calls of all lanes are made,
- * then the second ones, equal ones in one launch. A lane's calls keep their order; those of different lanes do not read
- * each other's results in a round, or cuda_run.cu ends it early.
+ * Calls that are kept for a while, so that one launch makes several.
+ *
+ * Lanes in step. Branches of a graph that are equal go from round to round together (cuda_plan.cu, choose_order): what
+ * their lanes ask for within a round is kept, and at its end the first calls of all lanes are made, then the second
+ * ones, equal ones in one launch. A lane's calls keep their order; those of different lanes do not read each other's
+ * results in a round, or cuda_run.cu ends it early.
+ *
+ * Otherwise products of the present lane are kept as long as one follows another (may_follow), and made in succession.
  */
 #ifndef MMEBM_CUDA_BATCH_H
 #define MMEBM_CUDA_BATCH_H
@@ -22,7 +26,7 @@ struct cuda_call {
     };
 };
 
-enum { CALLS_KEPT = 4 /* of a lane */ };
+enum { CALLS_KEPT = MAX_TOGETHER /* of a lane */ };
 
 struct cuda_batch {
     cuda_fork *fork;
@@ -32,10 +36,15 @@ struct cuda_batch {
 };
 
 void mmebm__cuda_batch_begin(cuda_batch *batch, cuda_fork *fork);
-/* A call of the present lane: kept, or made at once if lanes are not in step. */
+/* A call of the present lane, kept or made. */
 mmebm_status mmebm__cuda_batch_call(cuda_batch *batch, const cuda_call *call);
+/* mmebm__cuda_fork_enter and _wait, after what is kept where that matters. */
+mmebm_status mmebm__cuda_batch_enter(cuda_batch *batch, int32_t lane, uint32_t after);
+mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes);
 /* Makes all that is kept. */
 mmebm_status mmebm__cuda_batch_make(cuda_batch *batch);
+/* Makes what lanes in step keep. */
+mmebm_status mmebm__cuda_batch_end_round(cuda_batch *batch);
 
 /* Whether one of a set of lanes has calls that are kept. */
 static inline int batch_keeps(const cuda_batch *batch, uint32_t lanes)

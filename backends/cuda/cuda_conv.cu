@@ -307,7 +307,8 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
         };
         if (plan.wide)
             store_wide<__nv_bfloat16, BN, 4, false, true>(product, own_places(product.epilogue), tile, lane, MB * 16,
-                                                          n0, pixel_of, bias_in_memory(product), [] {});
+                                                          n0, pixel_of, bias_in_memory(product), [] {},
+                                                          [](int32_t, int32_t, const float *) {});
         else
             store_narrow<BN>(product, own_places(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
     }
@@ -547,6 +548,16 @@ mmebm_status mmebm__cuda_products(const mmebm_device *device, const cuda_product
         return mmebm__cuda_products(device, products + k, count - k);
     }
     return run_products(device, plans, count);
+}
+
+mmebm_status mmebm__cuda_succession(const mmebm_device *device, const cuda_product *products, int32_t count)
+{
+    conv_plan plans[MAX_TOGETHER];
+    int done = 0;
+    for (int32_t k = 0; k < count; ++k) plans[k] = plan_of(&products[k]);
+    if (count > 1) CUDA_TRY(mmebm__cuda_succession_tma(device, plans, count, &done));
+    for (int32_t k = 0; k < count && !done; ++k) CUDA_TRY(mmebm__cuda_products(device, &products[k], 1));
+    return MMEBM_OK;
 }
 
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,

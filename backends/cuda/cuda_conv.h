@@ -99,12 +99,13 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
 /* Where lane_epilogue suits: a thread has LANES channels of every 32 / (BN / LANES)th pixel, takes ASKED at a time and
  * asks for what the epilogue reads for all of them before it finishes the first. If AHEAD, it does so while it finishes
  * those before, and for the first before it waits for the sums, which the caller then has not: worth its instructions
- * where there is much to finish. This code stands once in the kernel, and without what windows need where there are
- * none: more would not fit the instruction cache. */
-template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W>
+ * where there is much to finish. keep(r, vector, numbers) gets what was stored last for a vector of pixel r. This code
+ * stands once in the kernel, and without what windows need where there are none: more would not fit the instruction
+ * cache. */
+template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W, typename K>
 static __device__ __forceinline__ void store_wide(const cuda_product &product, const epilogue_places &places,
                                                   const float *tile, int32_t lane, int32_t lines, int32_t n0,
-                                                  P pixel_of, B load_bias, W wait_for_sums)
+                                                  P pixel_of, B load_bias, W wait_for_sums, K keep)
 {
     constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, ROUND = 32 / NT, STEP = ROUND * ASKED;
     constexpr int LEAD = AHEAD ? STEP : 0;
@@ -147,6 +148,7 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
             }
             float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
             epilogue.finish(q[u], v, reads[u]);
+            keep(first + ROUND * u, lane % NT, v);
         }
     }
 }
@@ -184,6 +186,9 @@ static __device__ __forceinline__ int32_t placed_pixel(const cuda_geometry &g, i
 /* `count` equal products by way of the copy engine; *done = 0: it does not suit, nothing was done. Of f32 numbers the
  * shape alone decides that. Without rows it only says so. */
 mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done);
+
+/* Products of a succession (cuda_tensor.h), in the same way. */
+mmebm_status mmebm__cuda_succession_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done);
 
 /* Result channels of packed weights. */
 static inline int32_t padded_channels(int32_t factors, int32_t channels)

@@ -37,7 +37,7 @@ enum { BIAS_THERE = 1, SUMS_FULL = 2 };
 struct tma_head {
     uint64_t weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
     uint64_t patch_full[MAX_BUFFERS], patch_split[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
-    uint64_t sums_empty[MAX_WARPS];
+    uint64_t sums_empty[MAX_WARPS], stored[MAX_WARPS / 4]; /* the latter for each warpgroup */
     stored_pixel places[MAX_WARPS][2][16]; /* for each warp that stores */
     alignas(16) float bias[128];
 };
@@ -80,7 +80,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     typedef float group_sums[BN / 8][4];
     const tma_plan &plan;
     const conv_plan &conv;
-    const tma_member &member;
+    const tma_member *member;
     tma_head *head;
     float *turn;
     uint32_t weights, patches; /* in shared memory */
@@ -126,34 +126,38 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         const uint32_t full = shared_address(&head->patch_full[buffer.at]);
         barrier_wait(shared_address(&head->patch_empty[buffer.at]), buffer.parity ^ 1);
         barrier_announce(full, (uint32_t)plan.patch_lines * LINE_BYTES);
-        copy_pixels(patch(buffer.at), &member.source[conv.product.geometry.phases_in ? group.phase : 0],
+        copy_pixels(patch(buffer.at), &member->source[conv.product.geometry.phases_in ? group.phase : 0],
                     group.chunk * shape::LINE, first.x, first.y, first.row, full);
     }
 
-    __device__ __forceinline__ void copy_slice(int32_t number, uint32_t target, uint32_t full) const
+    __device__ __forceinline__ void copy_slice(const tma_member *of, int32_t number, uint32_t target,
+                                               uint32_t full) const
     {
 #pragma unroll
         for (int part = 0; part < PARTS; ++part)
-            copy_bulk(target + part * PART, weight_slice(conv, member.weights, phase, number, n0, PARTS, part), PART,
-                      full);
+            copy_bulk(target + part * PART, weight_slice(conv, of->weights, phase, number, n0, PARTS, part), PART, full);
     }
 
-    /* A group's weights: once, with one barrier, if they are resident; else slice by slice. */
-    __device__ __forceinline__ void load_weights(int32_t group, ring_place *slice) const
+    /* A group's weights slice by slice. */
+    __device__ __forceinline__ void stream_weights(const tma_member *of, int32_t group, ring_place *slice) const
     {
-        if (RESIDENT) barrier_announce(shared_address(&head->weights_full[group]), TAPS * SLICE);
 #pragma unroll 1
         for (int32_t t = 0; t < TAPS; ++t) {
-            if (RESIDENT) {
-                copy_slice(group * TAPS + t, stage(group) + t * SLICE, shared_address(&head->weights_full[group]));
-                continue;
-            }
             const uint32_t full = shared_address(&head->weights_full[slice->at]);
             barrier_wait(shared_address(&head->weights_empty[slice->at]), slice->parity ^ 1);
             barrier_announce(full, SLICE);
-            copy_slice(group * TAPS + t, stage(slice->at), full);
+            copy_slice(of, group * TAPS + t, stage(slice->at), full);
             advance(slice, plan.stages);
         }
+    }
+
+    /* A group's weights that are resident, with one barrier. */
+    __device__ __forceinline__ void load_weights(int32_t group) const
+    {
+        const uint32_t full = shared_address(&head->weights_full[group]);
+        barrier_announce(full, TAPS * SLICE);
+#pragma unroll 1
+        for (int32_t t = 0; t < TAPS; ++t) copy_slice(member, group * TAPS + t, stage(group) + t * SLICE, full);
     }
 
     __device__ __forceinline__ void load_tiles() const
@@ -165,7 +169,10 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
                 enter_group(conv, phase, &step);
                 load_patch(tile, step, buffer);
                 advance(&buffer, plan.buffers);
-                if (!RESIDENT || tile == first_tile) load_weights(step.group, &slice);
+                if (!RESIDENT)
+                    stream_weights(member, step.group, &slice);
+                else if (tile == first_tile)
+                    load_weights(step.group);
             }
         }
     }
@@ -311,20 +318,26 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         return turn + warp * 16 * tile_pitch<BN>();
     }
 
+    /* To the warps that store, when they are done with the sums before; round: how many those are. */
+    __device__ __forceinline__ void hand_over(group_sums &sums, int32_t warp, int32_t lane, uint32_t round) const
+    {
+        barrier_wait(shared_address(&head->sums_empty[warp]), (round & 1) ^ 1);
+        turn_sums(sums, lines_of(warp), lane);
+        __syncwarp(); /* the arrival is of a warp whose lanes are together */
+        arrive<HANDED_OVER>(SUMS_FULL + warp);
+    }
+
     __device__ __forceinline__ void multiply_tiles(int32_t warp, int32_t lane) const
     {
         ring_place slice = {0, 0}, buffer = {0, 0};
-        uint32_t parity = 1;
+        uint32_t round = 0;
 #pragma unroll 1
-        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks, parity ^= 1) {
+        for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks, ++round) {
             group_sums sums, line; /* of the tile; under FACTORS_SPLIT of a line of taps, to be added to the others */
             clear(sums);
             clear(line);
             multiply_tile(warp / 4, &slice, &buffer, PARTS == 2 ? line : sums, sums);
-            barrier_wait(shared_address(&head->sums_empty[warp]), parity);
-            turn_sums(sums, lines_of(warp), lane);
-            __syncwarp(); /* the arrival is of a warp whose lanes are together */
-            arrive<HANDED_OVER>(SUMS_FULL + warp);
+            hand_over(sums, warp, lane, round);
         }
     }
 
@@ -365,16 +378,37 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
             };
             if (!AHEAD) wait_for_sums();
             if (conv.wide) {
-                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, member.places, lines, lane, LINES,
-                                                                            n0, pixel_of, load_bias, wait_for_sums);
+                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, member->places, lines, lane, LINES,
+                                                                            n0, pixel_of, load_bias, wait_for_sums,
+                                                                            [](int32_t, int32_t, const float *) {});
             } else {
                 if (AHEAD) wait_for_sums();
-                store_narrow<BN>(product, member.places, lines, lane, LINES, n0, pixel_of);
+                store_narrow<BN>(product, member->places, lines, lane, LINES, n0, pixel_of);
             }
             release(&head->sums_empty[warp]);
         }
     }
 };
+
+/* By all threads of a block. */
+template <int WARPS, int STORERS> static __device__ __forceinline__ void open_barriers(tma_head *head)
+{
+    const int32_t tid = (int32_t)threadIdx.x;
+    if (tid < MAX_STAGES) {
+        barrier_open(shared_address(&head->weights_full[tid]), 1);
+        barrier_open(shared_address(&head->weights_empty[tid]), WARPS);
+    } else if (tid < MAX_STAGES + MAX_BUFFERS) {
+        barrier_open(shared_address(&head->patch_full[tid - MAX_STAGES]), 1);
+        barrier_open(shared_address(&head->patch_split[tid - MAX_STAGES]), SPLITTERS);
+        barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
+    } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
+        barrier_open(shared_address(&head->sums_empty[tid - 32]), STORERS);
+    } else if (tid >= 32 + MAX_WARPS && tid < 32 + MAX_WARPS + MAX_WARPS / 4) {
+        barrier_open(shared_address(&head->stored[tid - 32 - MAX_WARPS]), STORERS * 4);
+    }
+    if (tid < 64) barriers_opened();
+    __syncthreads();
+}
 
 #endif /* CUDA_HAS_WARPGROUPS */
 
@@ -396,7 +430,7 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     const block_type block = {{},
                               plan,
                               plan.conv,
-                              plan.members[number],
+                              &plan.members[number],
                               head,
                               reinterpret_cast<float *>(shared + turn),
                               shared_address(shared) + weights,
@@ -404,20 +438,9 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
                               (int32_t)blockIdx.y * BN,
                               plan.conv.product.geometry.phases_out ? (int32_t)blockIdx.z : 0,
                               (int32_t)blockIdx.x - number * plan.blocks};
-    if (tid < MAX_STAGES) {
-        barrier_open(shared_address(&head->weights_full[tid]), 1);
-        barrier_open(shared_address(&head->weights_empty[tid]), WARPS);
-    } else if (tid < MAX_STAGES + MAX_BUFFERS) {
-        barrier_open(shared_address(&head->patch_full[tid - MAX_STAGES]), 1);
-        barrier_open(shared_address(&head->patch_split[tid - MAX_STAGES]), SPLITTERS);
-        barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
-    } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
-        barrier_open(shared_address(&head->sums_empty[tid - 32]), block_type::STORERS);
-    }
-    if (tid < 64) barriers_opened();
-    __syncthreads();
+    open_barriers<WARPS, block_type::STORERS>(head);
     begin_kernel();
-    const float *bias = block.member.places.bias;
+    const float *bias = block.member->places.bias;
     if (tid >= WARPS * 32 && tid < WARPS * 32 + BN) {
         const int32_t n = tid - WARPS * 32;
         head->bias[n] = bias && block.n0 + n < plan.conv.product.out_channels ? bias[block.n0 + n] : 0.0f;
@@ -433,6 +456,147 @@ __global__ void __launch_bounds__(tma_shape<FACTORS, GROUPS, BN>::THREADS, GROUP
     } else if (PARTS == 2 && warp < WARPS + STORING + SPLITTERS) {
         block.split_patches(shared + patches, tid - (WARPS + STORING) * 32);
     }
+#endif
+}
+
+/* ---- products in succession: each block makes all of them for its own images. A result stays in shared memory as the
+ * patch of the next product: two sets of patches, one for products 0, 2, ..., one for the others, where pixels of zeros
+ * are zeros from the beginning. A warpgroup's 64 pixels are whole images: it waits for its own results alone, and one
+ * multiplies while the other's are stored. */
+
+struct tma_succession {
+    tma_plan plan; /* its members are one after another */
+    cuda_product products[MAX_TOGETHER];
+};
+
+#if CUDA_HAS_WARPGROUPS
+
+template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS_BF16, false, GROUPS, BN, 3> {
+    using base = tma_block<FACTORS_BF16, false, GROUPS, BN, 3>;
+    using base::plan, base::conv, base::head, base::first_tile, base::STORERS, base::TILE, base::WARPS;
+    const tma_succession &all;
+    unsigned char *patches; /* base::patches */
+
+    /* Of a product, group by group. */
+    __device__ __forceinline__ int32_t patch_number(int32_t product, int32_t group) const
+    {
+        return (product & 1) * conv.groups + group;
+    }
+
+    /* By all threads: the second set. */
+    __device__ __forceinline__ void clear_patches() const
+    {
+        const int32_t bytes = conv.groups * plan.patch_lines * LINE_BYTES, vector = (int32_t)sizeof(uint4);
+        for (int32_t i = (int32_t)threadIdx.x * vector; i < bytes; i += (int32_t)blockDim.x * vector)
+            *reinterpret_cast<uint4 *>(patches + bytes + i) = make_uint4(0, 0, 0, 0);
+        publish_copies();
+    }
+
+    __device__ __forceinline__ void load_products() const
+    {
+        ring_place slice = {0, 0}, buffer = {0, 0};
+        for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group, ++buffer.at) {
+            enter_group(conv, 0, &step);
+            this->load_patch(first_tile, step, buffer);
+        }
+#pragma unroll 1
+        for (int32_t k = 0; k < plan.count; ++k)
+            for (int32_t group = 0; group < conv.groups; ++group)
+                this->stream_weights(&plan.members[k], group, &slice);
+    }
+
+    __device__ __forceinline__ void multiply_products(int32_t warp, int32_t lane) const
+    {
+        ring_place slice = {0, 0};
+#pragma unroll 1
+        for (int32_t k = 0; k < plan.count; ++k) {
+            typename base::group_sums sums;
+            base::clear(sums);
+            if (k) barrier_wait(shared_address(&head->stored[warp / 4]), (uint32_t)(k - 1 & 1));
+            for (conv_step step = {0, 0}; step.group < conv.groups; ++step.group) {
+                enter_group(conv, 0, &step);
+                if (!k) barrier_wait(shared_address(&head->patch_full[step.group]), 0);
+                const uint32_t lines = this->patch(patch_number(k, step.group)) + warp / 4 * 64 * LINE_BYTES;
+                const int32_t shift = reach_of(plan) + step.offset[0] * plan.pitch + step.offset[1];
+                this->multiply_patch(tile_descriptor(lines + shift * LINE_BYTES), step, &slice, sums, sums);
+            }
+            this->hand_over(sums, warp, lane, (uint32_t)k);
+        }
+    }
+
+    /* What an epilogue reads of a product before, the same thread has stored. */
+    __device__ __forceinline__ void store_products(int32_t warp, int32_t part, int32_t lane) const
+    {
+        constexpr int LINES = 16 / STORERS;
+        constexpr bool AHEAD = BN == 128;
+        const int32_t first = warp * 16 + part * LINES;
+        const float *lines = this->turn + first * tile_pitch<BN>();
+        stored_pixel *places = head->places[warp][part];
+        const auto pixel_of = [=](int32_t r) { return places[r]; };
+        const auto wait_for_sums = [=] {
+            __syncwarp();
+            meet<base::HANDED_OVER>(SUMS_FULL + warp);
+        };
+        const pixel_place place = find_pixel(plan, first_tile * TILE + reach_of(plan) + first + lane % LINES);
+        if (lane < LINES) places[lane] = memory_of(plan, 0, place);
+        __syncwarp();
+#pragma unroll 1
+        for (int32_t k = 0; k < plan.count; ++k) {
+            const uint32_t line = (uint32_t)(reach_of(plan) + first);
+            unsigned char *set = patches + patch_number(k + 1, 0) * plan.patch_lines * LINE_BYTES;
+            const auto keep = [=](int32_t r, int32_t vector, const float *v) {
+                unsigned char *patch = set + vector / CHUNKS * plan.patch_lines * LINE_BYTES;
+                put_words(patch + chunk_place(line + (uint32_t)r, (uint32_t)(vector % CHUNKS)), v);
+            };
+            if (!AHEAD) wait_for_sums();
+            store_wide<__nv_bfloat16, BN, 2, AHEAD, false>(all.products[k], plan.members[k].places, lines, lane, LINES,
+                                                           0, pixel_of, bias_in_memory(all.products[k]), wait_for_sums,
+                                                           keep);
+            publish_copies();
+            release(&head->sums_empty[warp]);
+            release(&head->stored[warp / 4]);
+        }
+    }
+};
+
+#endif /* CUDA_HAS_WARPGROUPS */
+
+template <int GROUPS, int BN>
+__global__ void __launch_bounds__(tma_shape<FACTORS_BF16, GROUPS, BN>::THREADS, GROUPS == 1 ? 2 : 1)
+    succession_kernel(const __grid_constant__ tma_succession all)
+{
+#if CUDA_HAS_WARPGROUPS
+    using block_type = succession_block<GROUPS, BN>;
+    constexpr int WARPS = block_type::WARPS, STORING = block_type::STORERS * WARPS;
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const tma_plan &plan = all.plan;
+    const int32_t tid = (int32_t)threadIdx.x, lane = tid % 32;
+    const int32_t warp = __shfl_sync(0xffffffffu, tid / 32, 0); /* so that the compiler sees that it is the warp's */
+    tma_head *head = reinterpret_cast<tma_head *>(shared);
+    const uint32_t weights = HEAD_BYTES, patches = weights + (uint32_t)plan.stages * block_type::SLICE;
+    const uint32_t turn = patches + (uint32_t)(plan.buffers * plan.patch_lines) * LINE_BYTES;
+    const block_type block = {{{},
+                               plan,
+                               plan.conv,
+                               &plan.members[0],
+                               head,
+                               reinterpret_cast<float *>(shared + turn),
+                               shared_address(shared) + weights,
+                               shared_address(shared) + patches,
+                               0,
+                               0,
+                               (int32_t)blockIdx.x},
+                              all,
+                              shared + patches};
+    block.clear_patches();
+    open_barriers<WARPS, block_type::STORERS>(head);
+    begin_kernel();
+    if (warp < WARPS)
+        block.multiply_products(warp, lane);
+    else if (warp < WARPS + STORING)
+        block.store_products((warp - WARPS) % WARPS, (warp - WARPS) / WARPS, lane);
+    else if (tid == block_type::THREADS - 32)
+        block.load_products();
 #endif
 }
 
@@ -500,13 +664,18 @@ static size_t divide_shared(const mmebm_device *device, tma_plan *plan)
     return fixed + (plan->buffers - 2) * patch + plan->stages * stage;
 }
 
+static void count_tiles(tma_plan *plan, int32_t tile)
+{
+    plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
+    plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
+}
+
 template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 static mmebm_status launch_edge(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
 {
     using shape = tma_shape<FACTORS, GROUPS, BN>;
     const int32_t tile = shape::TILE;
-    plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
-    plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
+    count_tiles(plan, tile);
     if (plan->patch_lines > MAX_PATCH_LINES) return MMEBM_OK;
     const size_t shared = divide_shared<FACTORS, RESIDENT, GROUPS, BN, EDGE>(device, plan);
     if (!shared) return MMEBM_OK;
@@ -597,29 +766,35 @@ static cuda_epilogue parts_stored(const conv_plan *conv)
     return end;
 }
 
-mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done)
+/* Pixels and places of `count` products; false if they are too many. */
+static bool open_plan(const conv_plan *plans, int32_t count, tma_plan *plan)
 {
     const cuda_geometry *g = &plans->product.geometry;
-    *done = 0;
-    if (!device->encode_pixels || !suits(plans)) return MMEBM_OK;
-    tma_plan plan = {};
-    plan.conv = *plans;
-    plan.count = count;
+    memset(plan, 0, sizeof *plan);
+    plan->conv = *plans;
+    plan->count = count;
     if (plans->parts > 1) {
-        plan.conv.product.epilogue = parts_stored(plans);
-        plan.conv.product.out_channels = plans->padded;
-        plan.conv.wide = 1;
+        plan->conv.product.epilogue = parts_stored(plans);
+        plan->conv.product.out_channels = plans->padded;
+        plan->conv.wide = 1;
     }
-    plan.zeros = g->kernel[0] > 1;
-    plan.pitch = g->in[1] + plan.zeros;
-    plan.image = plan.pitch * (g->in[0] + plan.zeros);
-    const int64_t pixels = plans->product.rows * plan.image;
-    if (pixels > INT32_MAX - 2 * MAX_PATCH_LINES) return MMEBM_OK;
-    plan.pixels = (int32_t)pixels;
+    plan->zeros = g->kernel[0] > 1;
+    plan->pitch = g->in[1] + plan->zeros;
+    plan->image = plan->pitch * (g->in[0] + plan->zeros);
     for (int32_t k = 0; k < count; ++k) {
-        plan.members[k].weights = plans[k].product.weights;
-        plan.members[k].places = own_places(plans->parts > 1 ? parts_stored(&plans[k]) : plans[k].product.epilogue);
+        plan->members[k].weights = plans[k].product.weights;
+        plan->members[k].places = own_places(plans->parts > 1 ? parts_stored(&plans[k]) : plans[k].product.epilogue);
     }
+    const int64_t pixels = plans->product.rows * plan->image;
+    plan->pixels = (int32_t)pixels;
+    return pixels <= INT32_MAX - 2 * MAX_PATCH_LINES;
+}
+
+mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done)
+{
+    tma_plan plan;
+    *done = 0;
+    if (!device->encode_pixels || !suits(plans) || !open_plan(plans, count, &plan)) return MMEBM_OK;
     CUDA_TRY(mmebm__cuda_products_narrow(device, &plan, plans, done));
     if (*done) return MMEBM_OK;
     switch (plans->product.factors) {
@@ -627,4 +802,57 @@ mmebm_status mmebm__cuda_products_tma(const mmebm_device *device, const conv_pla
     case FACTORS_SPLIT: return launch_f32<FACTORS_SPLIT, 64>(device, &plan, plans, done);
     default: return launch_bf16(device, &plan, plans, done);
     }
+}
+
+/* Shared memory's parts, for one block of a multiprocessor or two; returns its size, 0 if they do not fit. */
+template <int GROUPS, int BN>
+static size_t divide_for_succession(const mmebm_device *device, tma_plan *plan)
+{
+    using shape = tma_shape<FACTORS_BF16, GROUPS, BN>;
+    const size_t budget = plan->tiles > device->processors ? (size_t)HALF_SHARED : device->block_shared;
+    plan->buffers = 2 * plan->conv.groups;
+    const size_t fixed =
+        HEAD_BYTES + turn_bytes<GROUPS, BN>() + (size_t)(plan->buffers * plan->patch_lines) * LINE_BYTES;
+    if (fixed + (size_t)FEWEST_STREAMED * shape::SLICE > budget) return 0;
+    const size_t fit = (budget - fixed) / shape::SLICE, most = MAX_STAGES;
+    plan->stages = (int32_t)(fit < most ? fit : most);
+    return fixed + (size_t)plan->stages * shape::SLICE;
+}
+
+template <int GROUPS, int BN>
+static mmebm_status launch_succession(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)
+{
+    using shape = tma_shape<FACTORS_BF16, GROUPS, BN>;
+    count_tiles(plan, shape::TILE);
+    const size_t shared = divide_for_succession<GROUPS, BN>(device, plan);
+    if (!shared || plan->tiles > device->processors * (GROUPS == 1 ? 2 : 1)) return MMEBM_OK;
+    *done = 1;
+    if (!plan->pixels) return MMEBM_OK;
+    CUDA_TRY(mmebm__cuda_describe_sources(device, plan, plans));
+    CUDA_TRY(mmebm__cuda_check(device,
+                               cudaFuncSetAttribute(succession_kernel<GROUPS, BN>,
+                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+                               "shared memory of convolutions"));
+    tma_succession all;
+    all.plan = *plan;
+    for (int32_t k = 0; k < plan->count; ++k) all.products[k] = plans[k].product;
+    return mmebm__cuda_launch(device, "convolutions in succession", succession_kernel<GROUPS, BN>,
+                              (unsigned)plan->tiles, shape::THREADS, shared, all);
+}
+
+/* All channels in one block; tiles as small as fill the chip. Without room for all at once a block that stays for many
+ * tiles is faster. */
+mmebm_status mmebm__cuda_succession_tma(const mmebm_device *device, const conv_plan *plans, int32_t count, int *done)
+{
+    tma_plan plan;
+    *done = 0;
+    for (int32_t k = 0; k < count; ++k)
+        if (!plans[k].wide || !product_is_local(&plans[k].product)) return MMEBM_OK;
+    if (!device->encode_pixels || !open_plan(plans, count, &plan)) return MMEBM_OK;
+    const bool few = plan.pixels / 128 * 4 < 3 * device->processors;
+    if (plans->padded == 64)
+        return few ? launch_succession<1, 64>(device, &plan, plans, done)
+                   : launch_succession<2, 64>(device, &plan, plans, done);
+    return few ? launch_succession<1, 128>(device, &plan, plans, done)
+               : launch_succession<2, 128>(device, &plan, plans, done);
 }

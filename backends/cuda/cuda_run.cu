@@ -385,7 +385,7 @@ static mmebm_status forward(const cuda_pass *pass)
     for (uint32_t i = 0; i < graph->layer_count; ++i) {
         const int32_t l = pass->plan->order[i];
         const cuda_node *node = &pass->plan->nodes[l];
-        if (begins_round(pass->plan, i)) CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
+        if (begins_round(pass->plan, i)) CUDA_TRY(mmebm__cuda_batch_end_round(pass->batch));
         if (graph->layers[l].kind == MMEBM_LAYER_INPUT || node->done || (is_product(&graph->layers[l]) && node->merged))
             continue;
         const int runs = !node->folded && !pass->plan->idle[l];
@@ -393,7 +393,7 @@ static mmebm_status forward(const cuda_pass *pass)
         const uint32_t read = lanes_read(pass, l);
         if (!runs && !read) continue;
         /* also if it does not run: backward, the lane reads the same values */
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, node->lane, read));
+        CUDA_TRY(mmebm__cuda_batch_enter(pass->batch, node->lane, read));
         if (runs) CUDA_TRY(layer_forward(pass, l));
     }
     CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
@@ -403,7 +403,7 @@ static mmebm_status forward(const cuda_pass *pass)
         cuda_tensor out = layer_shape(&graph->layers[graph->outputs[o]], 1);
         out.data = pass->run->outputs[o];
         out.type = TYPE_F32;
-        CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, pass->plan->nodes[graph->outputs[o]].lane, 0));
+        CUDA_TRY(mmebm__cuda_batch_enter(pass->batch, pass->plan->nodes[graph->outputs[o]].lane, 0));
         CUDA_TRY(combine(pass, &out, &values, NULL));
     }
     CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
@@ -454,9 +454,9 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
-    if (batch_keeps(pass->batch, collected->lanes)) /* layers of a round may add to one gradient */
+    if (pass->fork->in_step && batch_keeps(pass->batch, collected->lanes)) /* layers of a round may add to one gradient */
         CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
-    CUDA_TRY(mmebm__cuda_fork_wait(pass->fork, collected->lanes));
+    CUDA_TRY(mmebm__cuda_batch_wait(pass->batch, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);
     if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||
         (reshaped && !is_plain(&collected->value)))
@@ -796,15 +796,15 @@ static mmebm_status backward(const cuda_pass *pass)
     for (uint32_t i = 0; i < graph->input_count; ++i)
         plan->wanted[graph->inputs[i]] = pass->run->input_gradients && pass->run->input_gradients[i];
     mmebm__cuda_mark_wanted(graph, pass->run->weight_gradient != NULL, plan->wanted);
-    CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, 0, 0));
+    CUDA_TRY(mmebm__cuda_batch_enter(pass->batch, 0, 0));
     CUDA_TRY(seed_outputs(pass));
     for (uint32_t i = graph->layer_count; i-- > 0;) {
         const int32_t l = plan->order[i];
         if (graph->layers[l].kind != MMEBM_LAYER_INPUT && plan->collected[l].set) {
-            CUDA_TRY(mmebm__cuda_fork_enter(pass->fork, plan->nodes[l].lane, plan->collected[l].lanes));
+            CUDA_TRY(mmebm__cuda_batch_enter(pass->batch, plan->nodes[l].lane, plan->collected[l].lanes));
             CUDA_TRY(layer_backward(pass, l, plan->collected[l].value));
         }
-        if (begins_round(plan, i)) CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
+        if (begins_round(plan, i)) CUDA_TRY(mmebm__cuda_batch_end_round(pass->batch));
     }
     CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));
     CUDA_TRY(deliver_input_gradients(pass));

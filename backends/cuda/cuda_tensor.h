@@ -204,6 +204,45 @@ static inline int products_match(const cuda_product *a, const cuda_product *b)
            a->rows == b->rows && epilogues_match(&a->epilogue, &b->epilogue);
 }
 
+/* Products in succession: of the same shape, each with the result of the one before as its source, which need not leave
+ * the multiprocessor; by blocks that do not wait for each other. So what one image gives must depend on that image
+ * alone, and every tensor has an image where any other has it: it has the result's shape and no gaps. And an image with
+ * its zeros is a whole part of a tile. */
+static inline int tensor_is_local(const cuda_tensor *tensor, const cuda_product *product)
+{
+    const cuda_geometry *g = &product->geometry;
+    return !tensor->data || (tensor->type == TYPE_BF16 && !tensor->period && tensor->height == g->out[0] &&
+                             tensor->width == g->out[1] && tensor->channels == product->out_channels &&
+                             tensor->stride == tensor->channels);
+}
+
+static inline int product_is_local(const cuda_product *product)
+{
+    enum { PIXELS_OF_TILE = 64 };
+    const cuda_geometry *g = &product->geometry;
+    const cuda_epilogue *end = &product->epilogue;
+    const int adds = end->residual.scale != 0.0f;
+    return product->factors == FACTORS_BF16 && g->kernel[0] == 3 && taps_are_near(g) && !g->phases_in &&
+           !g->phases_out && PIXELS_OF_TILE % ((g->out[0] + 1) * (g->out[1] + 1)) == 0 && product->shrink == 1 &&
+           end->window == 1 && (product->out_channels == 64 || product->out_channels == 128) &&
+           tensor_is_local(&product->source, product) && tensor_is_local(&end->mask, product) &&
+           tensor_is_local(&end->raw, product) && tensor_is_local(&end->activated, product) &&
+           (!adds || (end->residual.shrink == 1 && end->residual.window == 1 &&
+                      tensor_is_local(&end->residual.tensor, product)));
+}
+
+static inline int may_follow(const cuda_product *before, const cuda_product *product)
+{
+    const cuda_epilogue *end = &before->epilogue;
+    const void *result = end->activated.data ? end->activated.data : end->raw.data;
+    return product_is_local(product) && product->source.data == result &&
+           product->out_channels == before->out_channels && product->rows == before->rows &&
+           memcmp(&product->geometry, &before->geometry, sizeof product->geometry) == 0;
+}
+
+/* `count` products, one after another, all but the first of which may_follow() the one before. */
+mmebm_status mmebm__cuda_succession(const mmebm_device *device, const cuda_product *products, int32_t count);
+
 /* Whether a product of a shape can be made by FACTORS_TF32 or FACTORS_SPLIT, of a source at multiples of 16 bytes. */
 int mmebm__cuda_engine_suits(const mmebm_device *device, int32_t factors, const cuda_geometry *geometry,
                              int32_t source_channels, int32_t out_channels);

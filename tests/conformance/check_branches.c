@@ -332,6 +332,40 @@ TEST(many_shares_of_a_gradient)
     check_built(build_many_shares, 14, "twenty branches of one input");
 }
 
+/* Residual blocks of images so small that a backend may make several convolutions of one at once. */
+static mmebm_status build_blocks(mmebm_network *network, int64_t size, uint32_t channels, int blocks)
+{
+    mmebm_node x, y;
+    MMEBM_TRY(image(network, size, 3, &x));
+    MMEBM_TRY(convolution(network, 3, channels, &x));
+    for (int block = 0; block < blocks; ++block) {
+        y = x;
+        for (int k = 0; k < 2; ++k) {
+            MMEBM_TRY(mmebm_network_activation(network, y, MMEBM_LEAKY_RELU, 0.2f, &y));
+            MMEBM_TRY(convolution(network, 3, channels, &y));
+        }
+        MMEBM_TRY(mmebm_network_add(network, x, 1.0f, y, 0.5f, &x));
+    }
+    MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_LEAKY_RELU, 0.2f, &x));
+    return end_with_average(network, x);
+}
+
+static mmebm_status build_blocks_of_seven(mmebm_network *network)
+{
+    return build_blocks(network, 7, 64, 2);
+}
+
+static mmebm_status build_blocks_of_three(mmebm_network *network)
+{
+    return build_blocks(network, 3, 128, 3);
+}
+
+TEST(residual_blocks_of_small_images)
+{
+    check_built(build_blocks_of_seven, 15, "two residual blocks at 7 x 7");
+    check_built(build_blocks_of_three, 16, "three residual blocks at 3 x 3");
+}
+
 int check_branches(void)
 {
     RUN_SELECTED(sum_of_masked_branches);
@@ -348,5 +382,6 @@ int check_branches(void)
     RUN_SELECTED(towers_beside_averages);
     RUN_SELECTED(twigs_of_one_trunk);
     RUN_SELECTED(many_shares_of_a_gradient);
+    RUN_SELECTED(residual_blocks_of_small_images);
     return HARNESS_RESULT();
 }

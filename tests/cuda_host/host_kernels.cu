@@ -599,6 +599,31 @@ cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind)
 
 /* ---- calls: each waits in its stream for its turn */
 
+/* Row `row` of a tensor with rows one after another, as its only one. */
+static void take_row(cuda_tensor *tensor, int64_t row)
+{
+    const size_t numbers = (size_t)tensor->height * (size_t)tensor->width * (size_t)tensor->stride;
+    if (tensor->data) tensor->data = static_cast<char *>(tensor->data) + (size_t)row * numbers * number_size(tensor->type);
+}
+
+/* The last image first, and of each all products, as blocks that do not wait for each other may do it. */
+mmebm_status mmebm__cuda_succession(const mmebm_device *device, const cuda_product *products, int32_t count)
+{
+    for (int32_t k = 1; k < count; ++k)
+        if (!may_follow(&products[k - 1], &products[k]))
+            return device->host.fail(device->host.owner, MMEBM_E_DEVICE, "cudahost: a product that may not follow");
+    for (int64_t row = products->rows; row-- > 0;)
+        for (int32_t k = 0; k < count; ++k) {
+            cuda_product one = products[k];
+            one.rows = 1;
+            for (cuda_tensor *tensor : {&one.source, &one.epilogue.mask, &one.epilogue.residual.tensor,
+                                        &one.epilogue.raw, &one.epilogue.activated})
+                take_row(tensor, row);
+            CUDA_TRY((queued<cuda_product, product_now>(device, &one)));
+        }
+    return MMEBM_OK;
+}
+
 mmebm_status mmebm__cuda_combine_tensors(const mmebm_device *device, const cuda_combine *calls, int32_t count)
 {
     return together<cuda_combine, combine_now>(device, calls, count);
