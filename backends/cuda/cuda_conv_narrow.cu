@@ -3,7 +3,8 @@
  * Same-size 3 x 3 convolutions of bf16 numbers to at most NARROWEST channels, as decoders end, on sm_90a. With so few
  * there is little to multiply for each left factor that the tensor cores read; so all taps share it, as if they were
  * result channels of a single tap,
- *   y[m, tap, n] = sum over channels: source[m, c] W[n, tap, c],      result[m, n] = sum over taps: y[pixel(m, tap), tap, n]
+ *   y[m, tap, n] = sum over channels: source[m, c] W[n, tap, c],
+ *   result[m, n] = sum over taps: y[pixel(m, tap), tap, n]
  * where the second sum is of f32 numbers in shared memory. So each pixel is read once for nine taps.
  *
  * A block goes through consecutive tiles of pixels, in the order of cuda_conv_tma.h. What it keeps of y are three
@@ -191,7 +192,8 @@ static int suits(const tma_plan *plan)
     const cuda_product *product = &plan->conv.product;
     const cuda_geometry *g = &product->geometry;
     return product->factors == FACTORS_BF16 && g->kernel[0] == EDGE && !g->phases_in && !g->phases_out &&
-           plan->conv.chunks == 1 && product->out_channels <= (int32_t)NARROWEST && 2 * reach_of(*plan) <= (int32_t)TILE;
+           plan->conv.chunks == 1 && product->out_channels <= (int32_t)NARROWEST &&
+           2 * reach_of(*plan) <= (int32_t)TILE;
 }
 
 mmebm_status mmebm__cuda_products_narrow(const mmebm_device *device, tma_plan *plan, const conv_plan *plans, int *done)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the products by the copy engine share (cuda_conv_tma.cu, cuda_conv_narrow.cu): the order of pixels, lines of
- * them, and where a result's pixels lie.
+ * What the products by the copy engine share (cuda_conv_block.h, cuda_conv_narrow.cu): their plan, the order of pixels,
+ * and where a result's pixels lie.
  *
  * Pixels are numbered as if every image had a line of zeros above it and a pixel of zeros before each of its lines,
  * (height + 1) (width + 1) an image; where a line or an image ends, those of the next one serve. The copy engine makes
@@ -92,6 +92,16 @@ static __device__ __forceinline__ stored_pixel memory_of(const tma_plan &plan, i
 }
 
 #endif /* CUDA_HAS_WARPGROUPS */
+
+/* Pixels and places of `count` products; false if they are too many. */
+bool mmebm__cuda_open_plan(const conv_plan *plans, int32_t count, tma_plan *plan);
+
+/* Tiles of so many pixels, and lines of the patch around one. */
+static inline void count_tiles(tma_plan *plan, int32_t tile)
+{
+    plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
+    plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
+}
 
 /* The copy engine's maps of the members' sources, by lines of patch_lines pixels. */
 mmebm_status mmebm__cuda_describe_sources(const mmebm_device *device, tma_plan *plan, const conv_plan *plans);

@@ -9,8 +9,10 @@
  *   cuda_noise.cu     noise, chains (no contraction)  cuda_pack.cu      weights as the products read them
  *   cuda_mixture.cu   experts                         cuda_conv.cu      bf16 convolutions of any shape
  *   cuda_lanes.cu     streams side by side            cuda_conv_f32.cu  f32 convolutions of any shape
- *   cuda_gradient.cu  weight gradients                cuda_conv_tma.cu  most of both on sm_90a, by the copy engine
- *                                                     cuda_layers.cu    layers without weights
+ *   cuda_batch.cu     calls made together             cuda_conv_tma.cu  most of both on sm_90a, by the copy engine
+ *   cuda_gradient.cu  weight gradients                cuda_layers.cu    layers without weights
+ * Of what runs by the copy engine, cuda_conv_narrow.cu has convolutions to few channels, cuda_conv_succession.cu those
+ * of small images that follow each other.
  */
 #ifndef MMEBM_CUDA_DEVICE_H
 #define MMEBM_CUDA_DEVICE_H

@@ -454,7 +454,8 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
-    if (pass->fork->in_step && batch_keeps(pass->batch, collected->lanes)) /* layers of a round may add to one gradient */
+    /* layers of a round may add to one gradient */
+    if (pass->fork->in_step && batch_keeps(pass->batch, collected->lanes))
         CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     CUDA_TRY(mmebm__cuda_batch_wait(pass->batch, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);

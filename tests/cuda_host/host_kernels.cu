@@ -603,7 +603,8 @@ cuda_layer_pass mmebm__cuda_backward(mmebm_layer_kind kind)
 static void take_row(cuda_tensor *tensor, int64_t row)
 {
     const size_t numbers = (size_t)tensor->height * (size_t)tensor->width * (size_t)tensor->stride;
-    if (tensor->data) tensor->data = static_cast<char *>(tensor->data) + (size_t)row * numbers * number_size(tensor->type);
+    if (!tensor->data) return;
+    tensor->data = static_cast<char *>(tensor->data) + (size_t)row * numbers * number_size(tensor->type);
 }
 
 /* The last image first, and of each all products, as blocks that do not wait for each other may do it. */
