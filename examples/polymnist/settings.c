@@ -22,18 +22,20 @@ enum {
 typedef struct preset_row {
     const char *name, *networks; /* the library's preset */
     uint32_t batch, nf, nef, stem, hidden, latent;
+    double likelihood_scale; /* 0 = the library's */
     const char *change[CHANGES_MAX]; /* as --set takes them, up to the first NULL */
 } preset_row;
 
 #define SHORT_CHAINS "langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "energy.rate=3e-5"
 static const preset_row presets[] = {
-    {"polymnist", "polymnist", 128, 32, 64, 16, 128, 32, {NULL}},
+    {"polymnist", "polymnist", 128, 32, 64, 16, 128, 32, 0, {NULL}},
     /* high rates: it has minutes on a processor (docs/training.md, "On a CPU") */
-    {"polymnist-small", "polymnist-small", 32, 32, 32, 8, 256, 20,
+    {"polymnist-small", "polymnist-small", 32, 32, 32, 8, 256, 20, 0,
      {SHORT_CHAINS, "generator.rate=0.002", "inference.rate=0.001", "ema=0.99"}},
     /* tens of thousands of steps, on a GPU (docs/training.md, "On a GPU") */
-    {"polymnist-long", "polymnist-small", 128, 32, 32, 8, 256, 20,
-     {SHORT_CHAINS, "generator.rate=2.5e-4", "inference.rate=1e-4", "guard_energy=20000"}},
+    {"polymnist-long", "polymnist-small", 128, 64, 32, 8, 256, 20, 0.5,
+     {SHORT_CHAINS, "stratified=1", "langevin_z.n_steps=6", "generator.rate=5e-4", "inference.rate=2e-4",
+      "guard_energy=20000"}},
 };
 
 static const preset_row *preset_of(const char *name)
@@ -59,6 +61,7 @@ int settings_complete(options *o)
     if (!o->stem) o->stem = row->stem;
     if (!o->hidden) o->hidden = row->hidden;
     if (!o->latent) o->latent = row->latent;
+    if (o->likelihood_scale == 0) o->likelihood_scale = row->likelihood_scale;
     return 0;
 }
 
