@@ -113,6 +113,12 @@ mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes)
     return mmebm__cuda_batch_enter(batch, batch->fork->now, lanes);
 }
 
+mmebm_status mmebm__cuda_batch_meet(cuda_batch *batch)
+{
+    CUDA_TRY(mmebm__cuda_batch_make(batch));
+    return mmebm__cuda_fork_meet(batch->fork);
+}
+
 mmebm_status mmebm__cuda_batch_end_round(cuda_batch *batch)
 {
     return batch->fork->in_step ? mmebm__cuda_batch_make(batch) : batch->status;

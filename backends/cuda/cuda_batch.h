@@ -7,7 +7,8 @@
  * ones, equal ones in one launch. A lane's calls keep their order; those of different lanes do not read each other's
  * results in a round, or cuda_run.cu ends it early.
  *
- * Otherwise products of the present lane are kept as long as one follows another (may_follow), and made in succession.
+ * Otherwise products of the present lane are kept as long as one follows another (may_follow), and made in succession
+ * before the lane is left: so runs enter, wait and meet by way of this file.
  */
 #ifndef MMEBM_CUDA_BATCH_H
 #define MMEBM_CUDA_BATCH_H
@@ -32,15 +33,16 @@ struct cuda_batch {
     cuda_fork *fork;
     cuda_call calls[CUDA_LANES][CALLS_KEPT];
     int32_t count[CUDA_LANES];
-    mmebm_status status; /* of what was made */
+    mmebm_status status; /* of what was kept and made */
 };
 
 void mmebm__cuda_batch_begin(cuda_batch *batch, cuda_fork *fork);
 /* A call of the present lane, kept or made. */
 mmebm_status mmebm__cuda_batch_call(cuda_batch *batch, const cuda_call *call);
-/* mmebm__cuda_fork_enter and _wait, after what is kept where that matters. */
+/* mmebm__cuda_fork_enter, _wait and _meet, after what is kept where that matters. */
 mmebm_status mmebm__cuda_batch_enter(cuda_batch *batch, int32_t lane, uint32_t after);
 mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes);
+mmebm_status mmebm__cuda_batch_meet(cuda_batch *batch);
 /* Makes all that is kept. */
 mmebm_status mmebm__cuda_batch_make(cuda_batch *batch);
 /* Makes what lanes in step keep. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the tensor core kernels share (cuda_conv.cu, cuda_conv_tma.cu): the plan of a product, the order of its sum,
+ * What the tensor core kernels share (cuda_conv*.cu): the plan of a product, the order of its sum,
  * where weights lie, and how a warp's sums become stored values.
  *   result[m, n] = sum over chunks of 64 (bf16) or 32 (f32) source channels, over taps, over channels:
  *                  source[pixel(m, tap), c] W[n, tap, c]
- * in this order whatever the number of rows, so that a row's bits do not depend on it. Where numbers are two of tf32
- * each, a line of taps is summed on its own first; long sums over one tap are cut into parts that are added in order.
+ * in this order whatever the number of rows, so that a row's bits do not depend on it; cuda_conv_narrow.cu has another,
+ * for its shapes. Where numbers are two of tf32 each, a line of taps is summed on its own first; long sums over one tap
+ * are cut into parts that are added in order.
  */
 #ifndef MMEBM_CUDA_CONV_H
 #define MMEBM_CUDA_CONV_H

@@ -19,7 +19,7 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
     using base = tma_block<FACTORS_BF16, false, GROUPS, BN, 3>;
     using base::plan, base::conv, base::head, base::first_tile, base::STORERS, base::TILE, base::WARPS;
     const tma_succession &all;
-    unsigned char *patches; /* base::patches */
+    unsigned char *first_patch; /* where `patches` begin */
 
     /* Of a product, group by group. */
     __device__ __forceinline__ int32_t patch_number(int32_t product, int32_t group) const
@@ -32,7 +32,7 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
     {
         const int32_t bytes = conv.groups * plan.patch_lines * LINE_BYTES, vector = (int32_t)sizeof(uint4);
         for (int32_t i = (int32_t)threadIdx.x * vector; i < bytes; i += (int32_t)blockDim.x * vector)
-            *reinterpret_cast<uint4 *>(patches + bytes + i) = make_uint4(0, 0, 0, 0);
+            *reinterpret_cast<uint4 *>(first_patch + bytes + i) = make_uint4(0, 0, 0, 0);
         publish_copies();
     }
 
@@ -87,7 +87,7 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
 #pragma unroll 1
         for (int32_t k = 0; k < plan.count; ++k) {
             const uint32_t line = (uint32_t)(reach_of(plan) + first);
-            unsigned char *set = patches + patch_number(k + 1, 0) * plan.patch_lines * LINE_BYTES;
+            unsigned char *set = first_patch + patch_number(k + 1, 0) * plan.patch_lines * LINE_BYTES;
             const auto keep = [=](int32_t r, int32_t vector, const float *v) {
                 unsigned char *patch = set + vector / CHUNKS * plan.patch_lines * LINE_BYTES;
                 put_words(patch + chunk_place(line + (uint32_t)r, (uint32_t)(vector % CHUNKS)), v);

@@ -39,7 +39,7 @@ struct tma_plan {
     int32_t count;
     tma_member members[MAX_TOGETHER];
 };
-static_assert(sizeof(tma_plan) <= 4096, "parameters of a kernel");
+static_assert(sizeof(tma_plan) <= 4096, "longer parameters make a launch slower");
 
 /* Lines from a pixel's own to that of its farthest tap. */
 static __host__ __device__ __forceinline__ int32_t reach_of(const tma_plan &plan)

@@ -7,7 +7,8 @@
  * again at the end; inside a recorded sequence this makes a graph with parallel branches. No lane waits for what it has
  * waited for already: in such a graph an edge too many parts what would be a line of kernels, each launched early.
  * Where all branches are equal, the rows few and no gradients by weights wanted, they go on in step in one stream
- * instead (cuda_plan.cu, choose_order), their products made together; lanes then only keep their scratch apart.
+ * instead (cuda_plan.cu, choose_order), what they ask for made together (cuda_batch.h); lanes then only keep their
+ * scratch apart.
  */
 #ifndef MMEBM_CUDA_LANES_H
 #define MMEBM_CUDA_LANES_H

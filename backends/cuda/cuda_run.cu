@@ -406,8 +406,8 @@ static mmebm_status forward(const cuda_pass *pass)
         CUDA_TRY(mmebm__cuda_batch_enter(pass->batch, pass->plan->nodes[graph->outputs[o]].lane, 0));
         CUDA_TRY(combine(pass, &out, &values, NULL));
     }
-    CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
-    return !pass->run->seeds || pass->run->outputs ? mmebm__cuda_fork_meet(pass->fork) : MMEBM_OK;
+    const int meet = !pass->run->seeds || pass->run->outputs;
+    return meet ? mmebm__cuda_batch_meet(pass->batch) : mmebm__cuda_batch_make(pass->batch);
 }
 
 /* ---- collecting gradients */
@@ -807,7 +807,7 @@ static mmebm_status backward(const cuda_pass *pass)
         }
         if (begins_round(plan, i)) CUDA_TRY(mmebm__cuda_batch_end_round(pass->batch));
     }
-    CUDA_TRY(mmebm__cuda_fork_meet(pass->fork));
+    CUDA_TRY(mmebm__cuda_batch_meet(pass->batch));
     CUDA_TRY(deliver_input_gradients(pass));
     return mmebm__cuda_batch_make(pass->batch);
 }

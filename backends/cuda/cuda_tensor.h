@@ -19,8 +19,8 @@ static inline size_t number_size(int32_t type)
 }
 enum { LANES = 8 /* elements of a 16-byte bf16 vector */ };
 
-/* Calls that one launch may make, none of which writes what another reads or writes: of a short one alone, most of the
- * time is what beginning and end take. As many as the parameters of a kernel hold. */
+/* Calls that one launch may make: of a short one alone, most of the time is what beginning and end take. None of them
+ * writes what another reads or writes, unless they are a succession. */
 enum { MAX_TOGETHER = 5 };
 
 struct cuda_tensor {

@@ -366,6 +366,31 @@ TEST(residual_blocks_of_small_images)
     check_built(build_blocks_of_three, 16, "three residual blocks at 3 x 3");
 }
 
+/* Where only the first image's gradient is wanted, the branch that comes first has nothing to do backward, and the last
+ * that happens is a convolution's gradient by a sum that hands it on to its images as it is. */
+static mmebm_status build_sum_of_images(mmebm_network *network)
+{
+    mmebm_node x[2], z;
+    MMEBM_TRY(image(network, 7, 64, &x[0]));
+    MMEBM_TRY(image(network, 7, 64, &x[1]));
+    MMEBM_TRY(image(network, 7, 4, &z));
+    MMEBM_TRY(mmebm_network_activation(network, z, MMEBM_TANH, 0.0f, &z));
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, x[1], -0.5f, &x[0]));
+    MMEBM_TRY(convolution(network, 3, 64, &x[0]));
+    MMEBM_TRY(mmebm_network_global_avg_pool(network, x[0], &x[0]));
+    MMEBM_TRY(mmebm_network_global_avg_pool(network, z, &z));
+    MMEBM_TRY(linear(network, 1, &z));
+    MMEBM_TRY(linear(network, 1, &x[0]));
+    MMEBM_TRY(mmebm_network_add(network, x[0], 1.0f, z, 1.0f, &x[0]));
+    MMEBM_TRY(mmebm_network_output(network, x[0], NULL));
+    return mmebm_network_finish(network, MMEBM_INIT_PYTORCH, 1);
+}
+
+TEST(sum_of_images_beside_another_branch)
+{
+    check_built(build_sum_of_images, 17, "convolution of a sum of images");
+}
+
 int check_branches(void)
 {
     RUN_SELECTED(sum_of_masked_branches);
@@ -383,5 +408,6 @@ int check_branches(void)
     RUN_SELECTED(twigs_of_one_trunk);
     RUN_SELECTED(many_shares_of_a_gradient);
     RUN_SELECTED(residual_blocks_of_small_images);
+    RUN_SELECTED(sum_of_images_beside_another_branch);
     return HARNESS_RESULT();
 }

@@ -519,7 +519,7 @@ struct touched_memory {
     }
 };
 
-static touched_memory memory_of(const cuda_product &call)
+static touched_memory memory_touched_by(const cuda_product &call)
 {
     touched_memory touched = {};
     touched.reads(call.source.data);
@@ -527,10 +527,12 @@ static touched_memory memory_of(const cuda_product &call)
     if (call.epilogue.residual.scale != 0.0f) touched.reads(call.epilogue.residual.tensor.data);
     touched.stores(call.epilogue.raw.data);
     touched.stores(call.epilogue.activated.data);
+    const int32_t taps = call.geometry.kernel[0] * call.geometry.kernel[1];
+    if (product_parts(taps, call.source.channels, call.epilogue.window) > 1) touched.stores(call.partials);
     return touched;
 }
 
-static touched_memory memory_of(const cuda_combine &call)
+static touched_memory memory_touched_by(const cuda_combine &call)
 {
     touched_memory touched = {};
     for (const cuda_operand *operand : {&call.a, &call.b})
@@ -540,7 +542,7 @@ static touched_memory memory_of(const cuda_combine &call)
     return touched;
 }
 
-static touched_memory memory_of(const cuda_layer_call &call)
+static touched_memory memory_touched_by(const cuda_layer_call &call)
 {
     touched_memory touched = {};
     for (const cuda_operand *operand : {&call.x, &call.target, &call.by_y}) touched.reads(operand->tensor.data);
@@ -563,7 +565,7 @@ static mmebm_status together(const mmebm_device *device, const C *calls, int32_t
 {
     for (int32_t a = 0; a < count; ++a)
         for (int32_t b = 0; b < count; ++b)
-            if (a != b && meet_in_memory(memory_of(calls[a]), memory_of(calls[b])))
+            if (a != b && meet_in_memory(memory_touched_by(calls[a]), memory_touched_by(calls[b])))
                 return device->host.fail(device->host.owner, MMEBM_E_DEVICE,
                                          "cudahost: of calls made together two meet in memory");
     for (int32_t k = count; k-- > 0;) CUDA_TRY((queued<C, NOW>(device, &calls[k])));
