@@ -75,8 +75,7 @@ static mmebm_status make_succession(cuda_batch *batch)
     return count ? mmebm__cuda_succession(fork_device(batch->fork), products, count) : MMEBM_OK;
 }
 
-/* Of the lanes in a set that have a call of that number, makes those that match the first. Returns the lanes whose it
- * has not made. */
+/* Of the calls of that number of a set of lanes, makes those that match the first. Returns the lanes of the others. */
 static uint32_t make_matching(cuda_batch *batch, int32_t number, uint32_t lanes)
 {
     const cuda_call *calls[MAX_TOGETHER];
@@ -84,19 +83,22 @@ static uint32_t make_matching(cuda_batch *batch, int32_t number, uint32_t lanes)
     for (int32_t lane = 0; lane < CUDA_LANES; ++lane) {
         const cuda_call *call = &batch->calls[lane][number];
         if (!(lanes >> lane & 1) || count == MAX_TOGETHER) continue;
-        if (number < batch->count[lane] && count && !calls_match(calls[0], call)) continue;
+        if (count && !calls_match(calls[0], call)) continue;
+        calls[count++] = call;
         lanes &= ~(1u << lane);
-        if (number < batch->count[lane]) calls[count++] = call;
     }
-    if (count && batch->status == MMEBM_OK) batch->status = make_calls(fork_device(batch->fork), calls, count);
+    if (batch->status == MMEBM_OK) batch->status = make_calls(fork_device(batch->fork), calls, count);
     return lanes;
 }
 
 mmebm_status mmebm__cuda_batch_make(cuda_batch *batch)
 {
-    if (!batch->fork->in_step && batch->status == MMEBM_OK) batch->status = make_succession(batch);
-    for (int32_t number = 0; batch->fork->in_step && number < CALLS_KEPT; ++number)
-        for (uint32_t lanes = (1u << CUDA_LANES) - 1; lanes;) lanes = make_matching(batch, number, lanes);
+    if (batch->fork->in_step) {
+        for (int32_t number = 0; number < CALLS_KEPT; ++number)
+            for (uint32_t lanes = lanes_keeping(batch, number); lanes;) lanes = make_matching(batch, number, lanes);
+    } else if (batch->status == MMEBM_OK) {
+        batch->status = make_succession(batch);
+    }
     memset(batch->count, 0, sizeof batch->count);
     return batch->status;
 }
@@ -110,6 +112,7 @@ mmebm_status mmebm__cuda_batch_enter(cuda_batch *batch, int32_t lane, uint32_t a
 
 mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes)
 {
+    if (batch->fork->in_step && (lanes & lanes_keeping(batch, 0))) CUDA_TRY(mmebm__cuda_batch_make(batch));
     return mmebm__cuda_batch_enter(batch, batch->fork->now, lanes);
 }
 

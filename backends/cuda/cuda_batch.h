@@ -39,7 +39,8 @@ struct cuda_batch {
 void mmebm__cuda_batch_begin(cuda_batch *batch, cuda_fork *fork);
 /* A call of the present lane, kept or made. */
 mmebm_status mmebm__cuda_batch_call(cuda_batch *batch, const cuda_call *call);
-/* mmebm__cuda_fork_enter, _wait and _meet, after what is kept where that matters. */
+/* mmebm__cuda_fork_enter, _wait and _meet, after what is kept where that matters: to wait for a lane that keeps calls
+ * of the round, as where layers of one round add to one gradient, ends the round. */
 mmebm_status mmebm__cuda_batch_enter(cuda_batch *batch, int32_t lane, uint32_t after);
 mmebm_status mmebm__cuda_batch_wait(cuda_batch *batch, uint32_t lanes);
 mmebm_status mmebm__cuda_batch_meet(cuda_batch *batch);
@@ -48,12 +49,13 @@ mmebm_status mmebm__cuda_batch_make(cuda_batch *batch);
 /* Makes what lanes in step keep. */
 mmebm_status mmebm__cuda_batch_end_round(cuda_batch *batch);
 
-/* Whether one of a set of lanes has calls that are kept. */
-static inline int batch_keeps(const cuda_batch *batch, uint32_t lanes)
+/* The lanes that keep more than `number` calls, as a set. */
+static inline uint32_t lanes_keeping(const cuda_batch *batch, int32_t number)
 {
+    uint32_t lanes = 0;
     for (int32_t lane = 0; lane < CUDA_LANES; ++lane)
-        if ((lanes >> lane & 1) && batch->count[lane]) return 1;
-    return 0;
+        if (number < batch->count[lane]) lanes |= 1u << lane;
+    return lanes;
 }
 
 #endif /* MMEBM_CUDA_BATCH_H */

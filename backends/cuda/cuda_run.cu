@@ -27,7 +27,7 @@ static uint32_t lane_set(int32_t lane)
 /* The device, for a call in the present lane, which comes after what is kept of the lane's. */
 static const mmebm_device *device_of(const cuda_pass *pass)
 {
-    if (batch_keeps(pass->batch, lane_set(pass->fork->now))) mmebm__cuda_batch_make(pass->batch);
+    if (lanes_keeping(pass->batch, 0) & lane_set(pass->fork->now)) mmebm__cuda_batch_make(pass->batch);
     return fork_device(pass->fork);
 }
 
@@ -454,9 +454,6 @@ static mmebm_status collected_for(const cuda_pass *pass, int32_t l, cuda_operand
     memset(value, 0, sizeof *value);
     value->shrink = value->window = 1;
     if (!collected->set) return MMEBM_OK;
-    /* layers of a round may add to one gradient */
-    if (pass->fork->in_step && batch_keeps(pass->batch, collected->lanes))
-        CUDA_TRY(mmebm__cuda_batch_make(pass->batch));
     CUDA_TRY(mmebm__cuda_batch_wait(pass->batch, collected->lanes));
     const int reshaped = !same_shape(&shape, &base_shape);
     if (!collected->value.tensor.data || collected->value.window != 1 || collected->value.shrink > 2 ||
