@@ -23,6 +23,9 @@ typedef enum cpu_op_kind {
     CPU_MATMUL = 5            /* batch of [rows, in_channels] x [in_channels, out_channels], row-major f32 */
 } cpu_op_kind;
 
+/* What goes with a convolution, by way of cpu_tiles.h alone; `in` and `out` are what is left then. */
+enum { CPU_POOLED = 1 /* the mean of 2 x 2 results */, CPU_DOUBLED = 2 /* its source is doubled first */ };
+
 /* Geometry is always that of the forward operation. Images are [rows, height, width, channels]. */
 typedef struct cpu_op_spec {
     cpu_op_kind kind;
@@ -32,6 +35,7 @@ typedef struct cpu_op_spec {
     uint32_t add;          /* CPU_CONV, CPU_LINEAR: target += result */
     uint32_t activation;   /* the same: 0, MMEBM_RELU or MMEBM_LEAKY_RELU on the result */
     float slope;
+    uint32_t resample;     /* CPU_CONV: CPU_POOLED, CPU_DOUBLED or 0 */
     uint32_t transposed;   /* linear, matmul: plain weights are [in, out] instead of [out, in] */
     int64_t batch;         /* matmul */
     int64_t rows;

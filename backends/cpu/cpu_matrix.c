@@ -10,6 +10,7 @@
 
 #include "cpu_elementwise.h"
 #include "cpu_narrow.h"
+#include "cpu_tiles.h"
 #include "cpu_winograd.h"
 
 static cpu_op_spec linear_spec(const mmebm_layer *layer, const mmebm_layer *from, int64_t rows)
@@ -66,6 +67,10 @@ static int make_op(cpu_dnnl *dnnl, cpu_product *product)
         product->method = CPU_SINGLE;
         return 1;
     }
+    if (mmebm__cpu_tiles_suit(&product->spec)) {
+        product->method = CPU_TILES;
+        return 1;
+    }
     if (mmebm__cpu_winograd_suits(&product->spec)) {
         product->method = CPU_WINOGRAD;
         spec = mmebm__cpu_winograd_product(&product->spec, product->flipped);
@@ -101,6 +106,7 @@ int mmebm__cpu_matrix_create(cpu_matrix *matrix, cpu_dnnl *dnnl, const mmebm_gra
                                                          : conv_spec(layer, from, wish->rows);
     spec.bf16 = wish->bf16;
     spec.target_bf16 = wish->bf16;
+    spec.resample = wish->resample;
     const cpu_product along = {.spec = spec}, against = reverse_product(&spec);
     matrix->forward = matrix->transposed_conv ? against : along;
     matrix->backward = matrix->transposed_conv ? along : against;
@@ -153,6 +159,10 @@ static size_t target_floats(const cpu_op_spec *spec)
 static void product_sizes(cpu_product *product, cpu_scratch_size *size)
 {
     if (product->method == CPU_SINGLE) product->weight_bytes = (size_t)product->spec.in_channels * sizeof(float);
+    if (product->method == CPU_TILES) {
+        product->weight_bytes = mmebm__cpu_tiles_weight_bytes(&product->spec);
+        grow(&size->other, mmebm__cpu_tiles_scratch(&product->spec, product->flipped));
+    }
     if (!product->op) return;
     product->weight_bytes = mmebm__op_weight_bytes(product->op);
     grow(&size->op, mmebm__op_scratch(product->op));
@@ -193,6 +203,7 @@ static int product_load(const cpu_product *product, uint32_t thread, const float
     const cpu_op_spec *spec = &product->spec;
     float *room = scratch->other;
     if (product->method == CPU_SINGLE) memcpy(product->weights, plain, product->weight_bytes);
+    if (product->method == CPU_TILES) mmebm__cpu_tiles_load(spec, product->flipped, plain, product->weights);
     if (!product->op) return 0;
     if (product->method == CPU_WINOGRAD)
         return mmebm__cpu_winograd_load(spec, product->op, product->flipped, thread, plain, product->weights, room);
@@ -226,6 +237,9 @@ static int product_run(const cpu_product *product, uint32_t thread, const void *
                                      scratch->op);
     case CPU_SINGLE:
         mmebm__cpu_dot(spec->rows, spec->in_channels, source, product->weights, spec->bias ? *bias : 0.0f, target);
+        return 0;
+    case CPU_TILES:
+        mmebm__cpu_tiles_run(spec, product->flipped, source, product->weights, bias, target, scratch->other);
         return 0;
     default: return mmebm__op_run(product->op, thread, &buffers);
     }

@@ -14,7 +14,8 @@ enum {
     CPU_DIRECT = 0,
     CPU_WINOGRAD = 1, /* cpu_winograd.h */
     CPU_NARROW = 2,   /* cpu_narrow.h */
-    CPU_SINGLE = 3    /* a linear layer to one number: dot products, for which oneDNN takes 100 us */
+    CPU_SINGLE = 3,   /* a linear layer to one number: dot products, for which oneDNN takes 100 us */
+    CPU_TILES = 4     /* cpu_tiles.h */
 };
 
 /* One multiplication by the weights: forward, or towards the input. */
@@ -43,6 +44,7 @@ typedef struct cpu_matrix_wish {
     uint32_t activation;         /* applied to the result, after the bias */
     float slope;
     uint32_t input_gradient, add_input_gradient, weight_gradient;
+    uint32_t resample;           /* as in cpu_op_spec */
 } cpu_matrix_wish;
 
 /* Scratch that runs and loads of this matrix need in each thread. */

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "cpu_elementwise.h"
+#include "cpu_resample.h"
+#include "cpu_tiles.h"
 
 enum {
     CHUNK_VECTORS = 64,            /* rows of a chunk of vector networks */
@@ -72,6 +74,7 @@ static int64_t chunk_rows(const mmebm_graph *graph)
 
 static mmebm_status make_matrices(mmebm_plan *plan)
 {
+    const mmebm_layer *layers = plan->spec.graph->layers;
     plan->matrices = mmebm__cpu_plan_take(plan, plan->matrix_count * sizeof *plan->matrices);
     plan->norms = mmebm__cpu_plan_take(plan, plan->norm_count * sizeof *plan->norms);
     if (!plan->matrices || !plan->norms) return no_memory(plan, "the layers");
@@ -93,7 +96,8 @@ static mmebm_status make_matrices(mmebm_plan *plan)
                                       .slope = node->slope,
                                       .input_gradient = from->has_gradient,
                                       .add_input_gradient = edge->add,
-                                      .weight_gradient = plan->spec.weight_gradient};
+                                      .weight_gradient = plan->spec.weight_gradient,
+                                      .resample = plan->resample ? plan->resample[node->layer - layers] : 0};
         if (!mmebm__cpu_matrix_create(&plan->matrices[node->matrix], plan->device->dnnl, plan->spec.graph, node->layer,
                                       &wish))
             return no_memory(plan, "the operations");
@@ -228,7 +232,9 @@ static mmebm_status make_plan(mmebm_device *device, const mmebm_plan_spec *spec,
     plan->keeps_f32 = keeps_f32;
     plan->chunk = chunk_rows(spec->graph);
     *again = 0;
-    mmebm_status status = plan->bf16 ? mmebm__cpu_merge_graph(plan) : MMEBM_OK;
+    mmebm_status status = MMEBM_OK;
+    if (plan->bf16 && !spec->weight_gradient && mmebm__cpu_tiles_offered()) status = mmebm__cpu_resample_graph(plan);
+    if (status == MMEBM_OK && plan->bf16) status = mmebm__cpu_merge_graph(plan);
     if (status == MMEBM_OK) status = mmebm__cpu_make_nodes(plan);
     if (status == MMEBM_OK) status = mmebm__cpu_place_values(plan);
     if (status == MMEBM_OK) status = make_matrices(plan);
@@ -251,14 +257,15 @@ mmebm_status mmebm__cpu_plan_create(mmebm_device *device, const mmebm_plan_spec 
     if (spec->precision != MMEBM_PRECISION_F32 && spec->precision != MMEBM_PRECISION_BF16)
         return host->fail(host->owner, MMEBM_E_UNSUPPORTED, "cpu: precision %u is not offered, only f32 and bf16",
                           spec->precision);
-    uint8_t *keeps_f32 = host->allocate(host->owner, spec->graph->layer_count, 64);
+    const size_t layers = 2 * (size_t)spec->graph->layer_count; /* a rewritten graph has at most so many */
+    uint8_t *keeps_f32 = host->allocate(host->owner, layers, 64);
     if (!keeps_f32) return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for a plan");
     mmebm_status status;
     int again;
     do {
         status = make_plan(device, spec, keeps_f32, &again, out);
     } while (status == MMEBM_OK && again);
-    host->release(host->owner, keeps_f32, spec->graph->layer_count);
+    host->release(host->owner, keeps_f32, layers);
     if (*out) (*out)->keeps_f32 = NULL;
     return status;
 }

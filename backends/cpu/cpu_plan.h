@@ -4,7 +4,7 @@
  * in one thread and that thread's workspace; chunks go to threads as these become free. The last chunk is filled up
  * with zero rows, so a row's bits never depend on how many rows there are.
  *
- *   cpu_merge.c     the graph rewritten for bf16
+ *   cpu_resample.c, cpu_merge.c   the graph rewritten for bf16
  *   cpu_nodes.c     layers -> nodes: fusions, element types, conversions, what needs which gradient
  *   cpu_memory.c    where each value and gradient lies in the workspace, by the time it is used
  *   cpu_plan.c      the table's plan_create, _destroy, _size, _load_weights
@@ -62,6 +62,7 @@ struct mmebm_plan {
     struct cpu_merge *merges;
     int32_t *merge_parts;
     uint32_t merge_count, merge_part_count;
+    const uint8_t *resample; /* by layer: CPU_POOLED, CPU_DOUBLED or 0; NULL: none (cpu_resample.h) */
     uint8_t *keeps_f32; /* by layer: its product is f32 in a bf16 plan, since oneDNN offers no other; plan_create's */
     cpu_node *nodes;
     cpu_edge *edges;

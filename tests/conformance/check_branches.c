@@ -139,6 +139,40 @@ TEST(few_channels_enlarged)
     check_built(build_few_channels_enlarged, 6, "many channels of an enlarged image");
 }
 
+/* Convolutions with a mean of 2 x 2 results behind them or a doubling in front, and what may stand between: a backend
+ * may take these together. Channels and sides are no round numbers; two outputs end in a doubling. */
+static mmebm_status build_resampled(mmebm_network *network)
+{
+    mmebm_node x, large, shortcut;
+    MMEBM_TRY(mmebm_network_input(network, NULL, 3, (const int64_t[]){6, 10, 24}, &x));
+    MMEBM_TRY(convolution(network, 3, 40, &x));
+    MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_LEAKY_RELU, 0.2f, &x));
+    MMEBM_TRY(convolution(network, 3, 21, &x));
+    MMEBM_TRY(mmebm_network_avg_pool(network, x, 2, 2, 0, &x));
+    MMEBM_TRY(mmebm_network_activation(network, x, MMEBM_RELU, 0.0f, &x));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, x, 2, &large));
+    shortcut = large;
+    MMEBM_TRY(mmebm_network_output(network, large, NULL));
+    MMEBM_TRY(mmebm_network_activation(network, large, MMEBM_TANH, 0.0f, &large));
+    MMEBM_TRY(convolution(network, 3, 24, &large));
+    MMEBM_TRY(convolution(network, 1, 24, &shortcut));
+    MMEBM_TRY(mmebm_network_add(network, shortcut, 1.0f, large, 0.5f, &large));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, large, 2, &large));
+    MMEBM_TRY(mmebm_network_activation(network, large, MMEBM_SILU, 0.0f, &shortcut));
+    MMEBM_TRY(convolution(network, 3, 9, &shortcut));
+    MMEBM_TRY(mmebm_network_avg_pool(network, shortcut, 2, 2, 0, &shortcut));
+    MMEBM_TRY(mmebm_network_output(network, shortcut, NULL));
+    MMEBM_TRY(mmebm_network_upsample_nearest(network, large, 2, &large));
+    MMEBM_TRY(convolution(network, 1, 8, &large));
+    MMEBM_TRY(mmebm_network_output(network, large, NULL));
+    return mmebm_network_finish(network, MMEBM_INIT_PYTORCH, 1);
+}
+
+TEST(resampled_images)
+{
+    check_built(build_resampled, 18, "resampled images");
+}
+
 /* A decoder of latents: one of many equal ones, or one of its own width. */
 static mmebm_status decoder(mmebm_network *network, mmebm_node z, uint32_t width, mmebm_node *x)
 {
@@ -399,6 +433,7 @@ int check_branches(void)
     RUN_SELECTED(many_channels_joined);
     RUN_SELECTED(many_channels_halved);
     RUN_SELECTED(few_channels_enlarged);
+    RUN_SELECTED(resampled_images);
     RUN_SELECTED(equal_decoders);
     RUN_SELECTED(decoders_of_which_one_is_wider);
     RUN_SELECTED(views_of_one_input);
