@@ -14,8 +14,10 @@
 #include "cuda_tensor.h"
 
 enum {
-    PART_PIXELS = 1024, /* about so many in a part: few, for a part is one block's, and its steps follow each other */
-    FEW_WEIGHTS = 8192, /* have parts of a quarter of that, for there are few blocks otherwise */
+    PART_PIXELS = 1024,   /* about so many in a part: few, for a part is one block's, and its steps follow each other */
+    FEW_WEIGHTS = 8192,   /* have parts of a quarter of that, for there are few blocks otherwise */
+    MANY_WEIGHTS = 16384, /* of large maps have parts of four times that, for there are many, and all are added up */
+    LARGE_MAP = 512,      /* pixels */
     MAX_PARTS = 128,    /* summed at once */
     TILE_SMALL = 64,
     TILE_LARGE = 64,
@@ -358,17 +360,20 @@ static mmebm_status add_parts(const mmebm_device *device, const part_target *tar
                               parts, partials, scale);
 }
 
-/* count: numbers of the gradient, at most `few` of which count as few. */
-static int32_t rows_of_part(int64_t count, int64_t few, int64_t pixels)
+/* count: numbers of the gradient, at most `few` of which count as few and from `many` on as many. */
+static int32_t rows_of_part(int64_t count, int64_t few, int64_t many, int64_t pixels)
 {
-    const int64_t wanted = count <= few ? (int64_t)PART_PIXELS / 4 : (int64_t)PART_PIXELS;
+    const int64_t wanted = count <= few                           ? (int64_t)PART_PIXELS / 4
+                           : count >= many && pixels >= LARGE_MAP ? (int64_t)PART_PIXELS * 4
+                                                                  : (int64_t)PART_PIXELS;
     return (int32_t)(pixels < wanted ? (wanted + pixels - 1) / pixels : 1);
 }
 
 size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows)
 {
-    /* without its bias, of which there is at most one for each weight, a gradient may count as small */
-    const int64_t part_rows = rows_of_part(weight_count, 2 * FEW_WEIGHTS, pixels), parts = rows / part_rows + 1;
+    /* without its bias, of which there is at most one for each weight, a gradient may count as few, or not as many */
+    const int64_t part_rows = rows_of_part(weight_count, 2 * FEW_WEIGHTS, 2 * MANY_WEIGHTS, pixels);
+    const int64_t parts = rows / part_rows + 1;
     return (size_t)(weight_count * (parts < (int64_t)MAX_PARTS ? parts : (int64_t)MAX_PARTS));
 }
 
@@ -396,7 +401,7 @@ static gradient_plan plan_gradient(const cuda_weight_gradient *call, int32_t ste
     plan.taps = g->kernel[0] * g->kernel[1];
     const int64_t weights = (int64_t)call->small_channels * plan.taps * call->large_channels;
     plan.target = {call->gradient, call->bias, weights, weights + (call->bias ? call->small_channels : 0)};
-    plan.part_rows = rows_of_part(plan.target.count, FEW_WEIGHTS, (int64_t)g->out[0] * g->out[1]);
+    plan.part_rows = rows_of_part(plan.target.count, FEW_WEIGHTS, MANY_WEIGHTS, (int64_t)g->out[0] * g->out[1]);
     plan.single = call->rows <= plan.part_rows;
     plan.width = tile_width(call->large_side.channels);
     plan.step_row = step_pixels / (g->out[0] * g->out[1]);
@@ -476,7 +481,8 @@ mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_op
                                        float *bias, float *partials)
 {
     const cuda_tensor *tensor = &gradient->tensor;
-    const int32_t part_rows = rows_of_part(tensor->channels, FEW_WEIGHTS, (int64_t)tensor->height * tensor->width);
+    const int32_t part_rows =
+        rows_of_part(tensor->channels, FEW_WEIGHTS, MANY_WEIGHTS, (int64_t)tensor->height * tensor->width);
     const part_target target = {bias, NULL, tensor->channels, tensor->channels};
     const int64_t parts = (rows + part_rows - 1) / part_rows;
     const int wide = tensor_is_wide(tensor);
