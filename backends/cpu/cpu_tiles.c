@@ -134,36 +134,64 @@ static tap_mix mix_of(const cpu_op_spec *conv, uint32_t flipped, int64_t phase, 
     return mix;
 }
 
-/* One channel of results in one line of a slab's kernel; tiles: the line's. */
-static void load_line(const cpu_op_spec *conv, uint32_t flipped, const tap_mix *mix, int64_t u, int64_t out,
-                      const float *plain, uint16_t *tiles)
+/* Where a layer's weights lie: floats from one result channel, tap, source channel of the convolution to the next. */
+typedef struct weight_steps {
+    int64_t out, tap, in;
+} weight_steps;
+
+static weight_steps steps_of(const cpu_op_spec *conv, uint32_t flipped)
 {
-    const int64_t in = conv->in_channels, taps = conv->kernel[0] * conv->kernel[1];
-    const int64_t step = flipped ? conv->out_channels : in; /* from tap to tap */
-    for (int64_t i = 0; i < in; ++i) {
-        const float *pair = flipped ? plain + i * taps * step + out : plain + out * taps * step + i;
-        const int64_t factor = u * in + i, line = factor / 2 * TILE_ROWS + out % TILE_ROWS;
-        float sum = 0.0f;
-        for (int64_t n = 0; n < mix->count; ++n) sum += mix->share[n] * pair[mix->tap[n] * step];
-        tiles[line * 2 + factor % 2] = cpu_store_bf16(sum);
+    const int64_t taps = conv->kernel[0] * conv->kernel[1];
+    const weight_steps plain = {taps * conv->in_channels, conv->in_channels, 1};
+    const weight_steps turned = {1, conv->out_channels, taps * conv->out_channels};
+    return flipped ? turned : plain;
+}
+
+/* A factor's weights to `channels` results. out_step: a constant where this is inlined, if it is 1. */
+CPU_INLINE void mix_weights(const tap_mix *mix, const float *plain, int64_t tap_step, int64_t out_step,
+                            int64_t channels, float *to)
+{
+    for (int64_t n = 0; n < mix->count; ++n)
+        for (int64_t o = 0; o < channels; ++o)
+            to[o] += mix->share[n] * plain[mix->tap[n] * tap_step + o * out_step];
+}
+
+/* `count` factors of a line from `first` on, by a slab's channels. mixes: by tap of the line. */
+CPU_CLONES static void load_tile(const cpu_op_spec *conv, const weight_steps *steps, const tap_mix *mixes,
+                                 int64_t first, int64_t count, int64_t channels, const float *plain, uint16_t *tile)
+{
+    float numbers[TILE_NUMBERS][TILE_ROWS] = {{0.0f}};
+    for (int64_t k = 0; k < count; ++k) {
+        const tap_mix *mix = &mixes[(first + k) / conv->in_channels];
+        const float *factor = plain + (first + k) % conv->in_channels * steps->in;
+        if (steps->out == 1)
+            mix_weights(mix, factor, steps->tap, 1, channels, numbers[k]);
+        else
+            mix_weights(mix, factor, steps->tap, steps->out, channels, numbers[k]);
     }
+    for (int64_t pair = 0; pair < TILE_ROWS; ++pair)
+        for (int64_t o = 0; o < TILE_ROWS; ++o)
+            for (int64_t e = 0; e < 2; ++e) *tile++ = cpu_store_bf16(numbers[2 * pair + e][o]);
 }
 
 void mmebm__cpu_tiles_load(const cpu_op_spec *conv, uint32_t flipped, const float *plain, uint16_t *packed)
 {
     const frame f = frame_of(conv, flipped);
-    const int64_t slabs = slabs_of(conv), line = f.blocks * (TILE_BYTES / (int64_t)sizeof *packed);
-    memset(packed, 0, mmebm__cpu_tiles_weight_bytes(conv));
-    for (int64_t phase = 0; phase < f.sources * f.targets; ++phase)
-        for (int64_t tap = 0; tap < f.lines * f.taps; ++tap) {
-            const int64_t v = tap / f.taps, u = tap % f.taps;
-            const tap_mix mix = mix_of(conv, flipped, phase, v, u);
-            for (int64_t o = 0; o < conv->out_channels; ++o) {
-                const int64_t slab = o / TILE_ROWS;
-                const int64_t group = f.sources > 1 ? slab * PHASES + phase : phase * slabs + slab;
-                load_line(conv, flipped, &mix, u, o, plain, packed + (group * f.lines + v) * line);
-            }
+    const weight_steps steps = steps_of(conv, flipped);
+    const int64_t slabs = slabs_of(conv), lines = f.sources * f.lines, factors = f.taps * conv->in_channels;
+    for (int64_t line = 0; line < f.targets * lines; ++line) {
+        const int64_t phase = line / f.lines, target = line / lines; /* a source phase, if there are several */
+        tap_mix mixes[LONGEST_KERNEL];
+        for (int64_t u = 0; u < f.taps; ++u) mixes[u] = mix_of(conv, flipped, phase, line % f.lines, u);
+        for (int64_t tile = 0; tile < slabs * f.blocks; ++tile) {
+            const int64_t slab = tile / f.blocks, first = tile % f.blocks * TILE_NUMBERS, left = factors - first;
+            const int64_t channels = conv->out_channels - slab * TILE_ROWS;
+            const int64_t place = ((target * slabs + slab) * lines + line % lines) * f.blocks + tile % f.blocks;
+            load_tile(conv, &steps, mixes, first, left < TILE_NUMBERS ? left : TILE_NUMBERS,
+                      channels < TILE_ROWS ? channels : TILE_ROWS, plain + slab * TILE_ROWS * steps.out,
+                      packed + place * (TILE_BYTES / (int64_t)sizeof *packed));
         }
+    }
 }
 
 #if defined(TILE_CODE)
