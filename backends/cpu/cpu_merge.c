@@ -20,24 +20,26 @@ static int same_pair(const int64_t a[2], const int64_t b[2])
     return a[0] == b[0] && a[1] == b[1];
 }
 
-/* Whether a part reads an input and has the geometry of the first. */
-static int fits(const mmebm_graph *graph, const mmebm_layer *first, const mmebm_layer *part)
+/* Whether a part reads an input as it is and has the geometry of the first. */
+static int fits(const mmebm_plan *plan, const mmebm_layer *first, const mmebm_layer *part)
 {
-    if (part->kind != MMEBM_LAYER_CONV2D) return 0;
+    const mmebm_graph *graph = plan->spec.graph;
+    if (part->kind != MMEBM_LAYER_CONV2D || (plan->resample && plan->resample[part - graph->layers])) return 0;
     const mmebm_layer *a = mmebm__layer_input(graph, first, 0), *b = mmebm__layer_input(graph, part, 0);
     return b->kind == MMEBM_LAYER_INPUT && same_pair(a->shape, b->shape) && same_pair(first->kernel, part->kernel) &&
            same_pair(first->stride, part->stride) && same_pair(first->padding, part->padding) &&
            (first->bias >= 0) == (part->bias >= 0);
 }
 
-static int can_merge(const mmebm_graph *graph, const uint32_t *readers, const mmebm_layer *concat)
+static int can_merge(const mmebm_plan *plan, const uint32_t *readers, const mmebm_layer *concat)
 {
+    const mmebm_graph *graph = plan->spec.graph;
     int64_t channels = 0;
     if (concat->kind != MMEBM_LAYER_CONCAT || concat->rank != 3 || concat->edge_count < 2) return 0;
     const mmebm_layer *first = mmebm__layer_input(graph, concat, 0);
     for (uint32_t k = 0; k < concat->edge_count; ++k) {
         const int32_t part = graph->edges[concat->first_edge + k];
-        if (readers[part] != 1 || !fits(graph, first, &graph->layers[part])) return 0;
+        if (readers[part] != 1 || !fits(plan, first, &graph->layers[part])) return 0;
         channels += mmebm__layer_input(graph, &graph->layers[part], 0)->shape[2];
     }
     return channels <= MOST_CHANNELS;
@@ -115,12 +117,12 @@ mmebm_status mmebm__cpu_merge_graph(mmebm_plan *plan)
     if (!readers) return no_memory(plan);
     for (uint32_t e = 0; e < graph->edge_count; ++e) ++readers[graph->edges[e]];
     for (uint32_t o = 0; o < graph->output_count; ++o) ++readers[graph->outputs[o]];
-    for (uint32_t l = 0; l < graph->layer_count; ++l) merges += (uint32_t)can_merge(graph, readers, &graph->layers[l]);
+    for (uint32_t l = 0; l < graph->layer_count; ++l) merges += (uint32_t)can_merge(plan, readers, &graph->layers[l]);
     if (!merges) return MMEBM_OK;
     mmebm_graph *rewritten = copy_graph(plan, merges);
     if (!rewritten) return no_memory(plan);
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
-        if (!can_merge(graph, readers, &graph->layers[l])) continue;
+        if (!can_merge(plan, readers, &graph->layers[l])) continue;
         const mmebm_status status = merge_concat(plan, rewritten, l);
         if (status != MMEBM_OK) return status;
     }

@@ -346,7 +346,7 @@ static void run_phase(const cpu_op_spec *conv, const frame *f, const char *input
         for (int64_t c = 0; c < conv->out_channels; c += TILE_ROWS, weights += slab) {
             const int64_t channels = conv->out_channels - c < TILE_ROWS ? conv->out_channels - c : TILE_ROWS;
             multiply(f, inputs + (size_t)first * f->pixel, weights, tiles, sums);
-            finish_tiles(conv, f, first, count, channels, sums, bias + c, target + (size_t)c * number);
+            finish_tiles(conv, f, first, count, channels, sums, conv->bias ? bias + c : NULL, target + (size_t)c * number);
         }
     }
 }

@@ -168,9 +168,28 @@ static mmebm_status build_resampled(mmebm_network *network)
     return mmebm_network_finish(network, MMEBM_INIT_PYTORCH, 1);
 }
 
+/* Convolutions of inputs side by side, which a backend may merge, of halved results, and of doubled inputs. */
+static mmebm_status build_resampled_inputs(mmebm_network *network)
+{
+    mmebm_node halved[2], doubled[2], all[2];
+    for (int k = 0; k < 2; ++k) {
+        MMEBM_TRY(image(network, 2 * SIDE, SIDE, &halved[k]));
+        MMEBM_TRY(image(network, SIDE / 2, SIDE, &doubled[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &halved[k]));
+        MMEBM_TRY(mmebm_network_avg_pool(network, halved[k], 2, 2, 0, &halved[k]));
+        MMEBM_TRY(mmebm_network_upsample_nearest(network, doubled[k], 2, &doubled[k]));
+        MMEBM_TRY(convolution(network, 3, SIDE, &doubled[k]));
+    }
+    MMEBM_TRY(mmebm_network_concat(network, 2, halved, &all[0]));
+    MMEBM_TRY(mmebm_network_concat(network, 2, doubled, &all[1]));
+    MMEBM_TRY(mmebm_network_add(network, all[0], 1.0f, all[1], 1.0f, &all[0]));
+    return end(network, all[0]);
+}
+
 TEST(resampled_images)
 {
     check_built(build_resampled, 18, "resampled images");
+    check_built(build_resampled_inputs, 19, "resampled inputs side by side");
 }
 
 /* A decoder of latents: one of many equal ones, or one of its own width. */
