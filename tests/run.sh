@@ -108,7 +108,7 @@ group_ordinary() {
     run_group "ordinary suite" --build "$work/main" --exclude '^abi-'
 }
 
-# The suite once more under gcc's sanitizers: interface, laws and files.
+# The suite once more under gcc's sanitizers: interface, laws, files, and convolutions on tiles in plain C.
 group_sanitizers() {
     if ! build "$work/sanitizers" --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
         -Dgpu=disabled -Dbench=false; then
@@ -117,7 +117,8 @@ group_sanitizers() {
     fi
     ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-        run_group "address and undefined" --build "$work/sanitizers" --match '^(api|laws|files|fuzz)-' --timeout 600
+        run_group "address and undefined" --build "$work/sanitizers" --timeout 600 \
+            --match '^(api|laws|files|fuzz|tiles)-'
 }
 
 # Two contexts in two threads, and the workers inside one. oneDNN is not instrumented: its start-up of static objects,

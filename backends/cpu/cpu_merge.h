@@ -12,7 +12,7 @@
 /* One merged convolution of the rewritten graph. */
 typedef struct cpu_merge {
     const mmebm_layer *layer;
-    int32_t first_part;    /* its parts: layers merge_parts[first_part ...] of the original graph */
+    int32_t first_part;    /* its parts: layers merge_parts[first_part ...] of plan->original */
     uint32_t part_count;
     size_t weight_floats;  /* of the merged weight; the bias follows */
     float *plain;          /* merged weight and bias, then gradient of both on their way back */

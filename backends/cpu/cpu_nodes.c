@@ -6,7 +6,7 @@
  *
  * Element types of a bf16 plan: inputs, losses, softmax, the global mean and what is computed from it alone, and
  * results that only those or the outputs read are f32; so are layers for which oneDNN has no bf16 operation; all else
- * is bf16.
+ * is bf16, and what a resampled convolution reads (cpu_resample.h), whatever it is.
  */
 #include "cpu_plan.h"
 

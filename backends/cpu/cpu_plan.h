@@ -58,7 +58,7 @@ struct mmebm_plan {
     mmebm_plan_spec spec;
     int64_t chunk; /* rows */
     uint32_t bf16;
-    const mmebm_graph *original; /* of the caller, where spec.graph is a rewritten one; else NULL (cpu_merge.h) */
+    const mmebm_graph *original; /* what cpu_merge.h read, where it wrote spec.graph; else NULL */
     struct cpu_merge *merges;
     int32_t *merge_parts;
     uint32_t merge_count, merge_part_count;

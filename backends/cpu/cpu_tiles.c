@@ -4,6 +4,7 @@
  * kernel reaches to one side, which end the line before too, and lines of zeros above and below. There the inputs of a
  * result that lie in one line of the kernel are neighbours, kw * channels numbers, and those of the next pixel begin
  * one pixel later: 16 pixels of 32 such numbers are a tile as they lie. Places between lines are computed and not kept.
+ * Where the numbers of a line of the kernel are no multiple of 32, the last tile has some of the pixel behind, times 0.
  *
  * Resampled, a large image is four small ones, its phases (y % 2, x % 2), and each pair of a phase and a pixel of the
  * low resolution meets in 2 x 2 taps. Towards the low resolution a sum goes over four frames, one of each phase;
@@ -267,6 +268,7 @@ typedef struct finish_spec {
     int add, activate, bf16;
     int64_t channels;
     float slope;
+    uint32_t sloped; /* all bits, or none where the slope is 0: then infinity becomes 0 too */
     lanes bias;
 } finish_spec;
 
@@ -291,13 +293,13 @@ CPU_INLINE void finish(const finish_spec *s, const float *sums, void *to)
     }
     if (s->activate) {
         const lane_bits below = (lane_bits)(value <= 0.0f);
-        value = (lanes)((below & (lane_bits)(value * s->slope)) | (~below & (lane_bits)value));
+        value = (lanes)((below & s->sloped & (lane_bits)(value * s->slope)) | (~below & (lane_bits)value));
     }
     if (s->bf16) round_lanes(&value, &rounded);
     memcpy(to, s->bf16 ? (const void *)&rounded : (const void *)&value, size);
 }
 
-/* `count` places from (y, x) on. pixel, line: bytes from a result to the next, and from line to line. */
+/* `count` places from `first` on. pixel, line: bytes from a result to the next, and from line to line. */
 CPU_INLINE void finish_places(const finish_spec *s, const frame *f, int64_t first, int64_t count, size_t pixel,
                               size_t line, const float *sums, char *target)
 {
@@ -315,10 +317,12 @@ CPU_CLONES static void finish_tiles(const cpu_op_spec *conv, const frame *f, int
 {
     const size_t number = conv->target_bf16 ? sizeof(uint16_t) : sizeof(float), step = f->targets > 1 ? 2 : 1;
     const size_t pixel = step * (size_t)conv->out_channels * number, line = step * (size_t)f->width * pixel;
-    finish_spec any = {conv->add != 0, conv->activation != 0, conv->target_bf16 != 0, channels, conv->slope, {0.0f}};
+    const uint32_t sloped = conv->slope != 0.0f ? ~0u : 0u;
+    finish_spec any = {conv->add != 0, conv->activation != 0, conv->target_bf16 != 0, channels, conv->slope, sloped,
+                       {0.0f}};
     if (conv->bias) memcpy(&any.bias, bias, (size_t)channels * sizeof *bias);
-    const finish_spec plain = {0, 0, 1, TILE_ROWS, 0.0f, any.bias}, added = {1, 0, 1, TILE_ROWS, 0.0f, any.bias};
-    const finish_spec activated = {0, 1, 1, TILE_ROWS, conv->slope, any.bias};
+    const finish_spec plain = {0, 0, 1, TILE_ROWS, 0.0f, 0, any.bias}, added = {1, 0, 1, TILE_ROWS, 0.0f, 0, any.bias};
+    const finish_spec activated = {0, 1, 1, TILE_ROWS, conv->slope, sloped, any.bias};
     if (channels < TILE_ROWS || !any.bf16 || (any.add && any.activate))
         finish_places(&any, f, first, count, pixel, line, sums, target);
     else if (any.add)
@@ -346,7 +350,8 @@ static void run_phase(const cpu_op_spec *conv, const frame *f, const char *input
         for (int64_t c = 0; c < conv->out_channels; c += TILE_ROWS, weights += slab) {
             const int64_t channels = conv->out_channels - c < TILE_ROWS ? conv->out_channels - c : TILE_ROWS;
             multiply(f, inputs + (size_t)first * f->pixel, weights, tiles, sums);
-            finish_tiles(conv, f, first, count, channels, sums, conv->bias ? bias + c : NULL, target + (size_t)c * number);
+            finish_tiles(conv, f, first, count, channels, sums, conv->bias ? bias + c : NULL,
+                         target + (size_t)c * number);
         }
     }
 }

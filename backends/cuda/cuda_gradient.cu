@@ -18,7 +18,7 @@ enum {
     FEW_WEIGHTS = 8192,   /* have parts of a quarter of that, for there are few blocks otherwise */
     MANY_WEIGHTS = 16384, /* of large maps have parts of four times that, for there are many, and all are added up */
     LARGE_MAP = 512,      /* pixels */
-    MAX_PARTS = 128,    /* summed at once */
+    MAX_PARTS = 128,      /* summed at once */
     TILE_SMALL = 64,
     TILE_LARGE = 64,
     STEP_BYTES = 8 * 1024, /* of one side's pixels in a step */

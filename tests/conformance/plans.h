@@ -132,7 +132,7 @@ typedef struct tested_plan {
 
 /* What a plan offers or a run asks for; runs without gradients have no seeds. */
 enum { WANT_OUTPUTS = 1, WANT_INPUT_GRADIENTS = 2, WANT_FIRST_GRADIENT = 4 /* by input 0 alone */, WANT_WEIGHTS = 8 };
-enum { WANT_ALL = WANT_OUTPUTS | WANT_INPUT_GRADIENTS | WANT_WEIGHTS };
+enum { WANT_STATES = WANT_OUTPUTS | WANT_INPUT_GRADIENTS, WANT_ALL = WANT_STATES | WANT_WEIGHTS };
 
 const char *plan_open(side *owner, const mmebm_graph *graph, uint32_t precision, int64_t capacity, unsigned wanted,
                       tested_plan *plan);
