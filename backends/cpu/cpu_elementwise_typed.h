@@ -97,8 +97,8 @@ CPU_CLONES static void TYPED(scale)(uint32_t add, int64_t count, float alpha, co
         for (int64_t i = 0; i < count; ++i) TYPED(put)(0, &y[i], alpha * LOAD(a[i]));
 }
 
-CPU_CLONES static void TYPED(copy_channels)(uint32_t add, int64_t pixels, int64_t channels, int64_t from_stride,
-                                            const ELEMENT *from, int64_t to_stride, ELEMENT *to)
+CPU_INLINE void TYPED(copy_loop)(uint32_t add, int64_t pixels, int64_t channels, int64_t from_stride,
+                                 const ELEMENT *from, int64_t to_stride, ELEMENT *to)
 {
     for (int64_t p = 0; p < pixels; ++p, from += from_stride, to += to_stride) {
         if (add)
@@ -106,6 +106,16 @@ CPU_CLONES static void TYPED(copy_channels)(uint32_t add, int64_t pixels, int64_
         else
             for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
     }
+}
+
+/* Pictures have three: as a constant, or the loop over them takes three times as long. */
+CPU_CLONES static void TYPED(copy_channels)(uint32_t add, int64_t pixels, int64_t channels, int64_t from_stride,
+                                            const ELEMENT *from, int64_t to_stride, ELEMENT *to)
+{
+    if (channels == 3 && !add)
+        TYPED(copy_loop)(0, pixels, 3, from_stride, from, to_stride, to);
+    else
+        TYPED(copy_loop)(add, pixels, channels, from_stride, from, to_stride, to);
 }
 
 /* ---- pooling, upsampling */
