@@ -199,23 +199,36 @@ void mmebm__cpu_tiles_load(const cpu_op_spec *conv, uint32_t flipped, const floa
 
 /* ---- sums */
 
-static void fill_frame(const frame *f, const uint16_t *image, char *to)
+/* From pixels `step` bytes apart, lines `line`. (top, front): the place of the first; around all are zeros. */
+static void fill_frame(const frame *f, int64_t top, int64_t front, const char *from, size_t step, size_t line, char *to)
 {
-    const size_t line = (size_t)f->width * f->pixel;
-    to += (size_t)f->pad[0] * f->line + (size_t)f->pad[1] * f->pixel;
-    for (int64_t y = 0; y < f->height; ++y, to += f->line) memcpy(to, (const char *)image + (size_t)y * line, line);
+    const size_t width = (size_t)f->width * f->pixel, between = f->line - width;
+    const char *end = to + f->size;
+    const size_t start = (size_t)top * f->line + (size_t)front * f->pixel;
+    memset(to, 0, start);
+    to += start;
+    for (int64_t y = 0; y < f->height; ++y, from += line) {
+        if (step == f->pixel)
+            memcpy(to, from, width);
+        else
+            for (int64_t x = 0; x < f->width; ++x)
+                memcpy(to + (size_t)x * f->pixel, from + (size_t)x * step, f->pixel);
+        to += width;
+        const size_t zeros = y + 1 < f->height ? between : (size_t)(end - to);
+        memset(to, 0, zeros);
+        to += zeros;
+    }
 }
 
-/* Phase 1 has its zeros in front, since it meets the pixel before. */
-static void fill_phases(const frame *f, const uint16_t *image, char *frames)
+/* Of a phase 1 the zeros are in front, since it meets the pixel before. */
+static void fill_frames(const frame *f, const uint16_t *image, char *frames)
 {
-    for (int64_t phase = 0; phase < PHASES; ++phase, frames += f->size) {
+    const char *pixels = (const char *)image;
+    if (f->sources == 1) fill_frame(f, f->pad[0], f->pad[1], pixels, f->pixel, (size_t)f->width * f->pixel, frames);
+    for (int64_t phase = 0; f->sources > 1 && phase < PHASES; ++phase, frames += f->size) {
         const int64_t below = phase / 2, behind = phase % 2;
-        for (int64_t y = 0; y < f->height; ++y) {
-            const char *from = (const char *)image + (size_t)((2 * y + below) * 2 * f->width + behind) * f->pixel;
-            char *to = frames + (size_t)(y + below) * f->line + (size_t)behind * f->pixel;
-            for (int64_t x = 0; x < f->width; ++x, to += f->pixel, from += 2 * f->pixel) memcpy(to, from, f->pixel);
-        }
+        const size_t first = (size_t)(below * 2 * f->width + behind) * f->pixel;
+        fill_frame(f, below, behind, pixels + first, 2 * f->pixel, 4 * (size_t)f->width * f->pixel, frames);
     }
 }
 
@@ -366,13 +379,9 @@ void mmebm__cpu_tiles_run(const cpu_op_spec *conv, uint32_t flipped, const uint1
     const int64_t phase_weights = slabs_of(conv) * slab_tiles(&f) * TILE_BYTES;
     float *sums = scratch;
     char *inputs = (char *)scratch + SUM_TILES * TILE_BYTES;
-    memset(inputs, 0, (size_t)f.sources * f.size);
     TILES_BEGIN();
     for (int64_t r = 0; r < conv->rows; ++r) {
-        if (f.sources > 1)
-            fill_phases(&f, source + r * in, inputs);
-        else
-            fill_frame(&f, source + r * in, inputs);
+        fill_frames(&f, source + r * in, inputs);
         for (int64_t phase = 0; phase < f.targets; ++phase) {
             const int64_t y = phase / 2, x = phase % 2; /* of a target, and of its inputs in the frame */
             run_phase(conv, &f, inputs + (size_t)y * f.line + (size_t)x * f.pixel,
