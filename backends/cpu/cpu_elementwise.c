@@ -134,6 +134,10 @@ void mmebm__cpu_add(uint32_t bf16, int64_t count, float alpha, const void *a, fl
 
 void mmebm__cpu_scale(uint32_t bf16, uint32_t add, int64_t count, float alpha, const void *a, void *y)
 {
+    if (!add && alpha == 1.0f) {
+        memcpy(y, a, (size_t)count * (bf16 ? sizeof(uint16_t) : sizeof(float)));
+        return;
+    }
     CHOOSE(bf16, scale, add, count, alpha, a, y);
 }
 
