@@ -73,8 +73,7 @@ static cpu_window reverse_window_of(const mmebm_layer *layer, const mmebm_layer 
     return w;
 }
 
-/* 2 x 2 windows side by side that cover the whole map. */
-static int is_quads(const mmebm_layer *layer, const mmebm_layer *from)
+int mmebm__cpu_is_quads(const mmebm_layer *layer, const mmebm_layer *from)
 {
     for (int i = 0; i < 2; ++i)
         if (layer->kernel[i] != 2 || layer->stride[i] != 2 || from->shape[i] != 2 * layer->shape[i]) return 0;
@@ -135,7 +134,7 @@ void mmebm__cpu_add(uint32_t bf16, int64_t count, float alpha, const void *a, fl
 void mmebm__cpu_scale(uint32_t bf16, uint32_t add, int64_t count, float alpha, const void *a, void *y)
 {
     if (!add && alpha == 1.0f) {
-        memcpy(y, a, (size_t)count * (bf16 ? sizeof(uint16_t) : sizeof(float)));
+        memcpy(y, a, (size_t)count * mmebm__cpu_element_size(bf16));
         return;
     }
     CHOOSE(bf16, scale, add, count, alpha, a, y);

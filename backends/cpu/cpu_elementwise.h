@@ -36,6 +36,9 @@ void mmebm__cpu_scale(uint32_t bf16, uint32_t add, int64_t count, float alpha, c
 void mmebm__cpu_copy_channels(uint32_t bf16, uint32_t add, int64_t pixels, int64_t channels, int64_t from_stride,
                               const void *from, int64_t to_stride, void *to);
 
+/* Whether a pool's windows are of 2 x 2 pixels, side by side, and cover the whole map. */
+int mmebm__cpu_is_quads(const mmebm_layer *layer, const mmebm_layer *from);
+
 /* layer: the pool or upsampling; from: the layer that it reads. */
 void mmebm__cpu_avg_pool(uint32_t bf16, const mmebm_layer *layer, const mmebm_layer *from, int64_t rows, const void *x,
                          void *y);

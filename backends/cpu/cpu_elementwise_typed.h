@@ -148,7 +148,7 @@ CPU_CLONES static void TYPED(avg_pool)(const mmebm_layer *layer, const mmebm_lay
 {
     const int64_t channels = layer->shape[2];
     const float factor = 1.0f / (float)(layer->kernel[0] * layer->kernel[1]);
-    if (is_quads(layer, from)) {
+    if (mmebm__cpu_is_quads(layer, from)) {
         TYPED(pool_quads)(layer, rows, x, y);
         return;
     }
@@ -188,7 +188,7 @@ CPU_CLONES static void TYPED(avg_pool_gradient)(uint32_t add, const mmebm_layer 
 {
     const int64_t channels = layer->shape[2];
     const float factor = 1.0f / (float)(layer->kernel[0] * layer->kernel[1]);
-    if (is_quads(layer, from)) {
+    if (mmebm__cpu_is_quads(layer, from)) {
         if (add)
             TYPED(spread_quads)(1, layer, rows, by_y, by_x);
         else

@@ -9,12 +9,6 @@
 
 enum { MOST_CHANNELS = 32 /* of the concatenated inputs: what one step of a matrix unit takes anyway */ };
 
-static mmebm_status no_memory(const mmebm_plan *plan)
-{
-    const mmebm_host *host = plan->device->host;
-    return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for the layers of a plan");
-}
-
 static int same_pair(const int64_t a[2], const int64_t b[2])
 {
     return a[0] == b[0] && a[1] == b[1];
@@ -24,7 +18,7 @@ static int same_pair(const int64_t a[2], const int64_t b[2])
 static int fits(const mmebm_plan *plan, const mmebm_layer *first, const mmebm_layer *part)
 {
     const mmebm_graph *graph = plan->spec.graph;
-    if (part->kind != MMEBM_LAYER_CONV2D || (plan->resample && plan->resample[part - graph->layers])) return 0;
+    if (part->kind != MMEBM_LAYER_CONV2D || mmebm__cpu_resample_of(plan, part)) return 0;
     const mmebm_layer *a = mmebm__layer_input(graph, first, 0), *b = mmebm__layer_input(graph, part, 0);
     return b->kind == MMEBM_LAYER_INPUT && same_pair(a->shape, b->shape) && same_pair(first->kernel, part->kernel) &&
            same_pair(first->stride, part->stride) && same_pair(first->padding, part->padding) &&
@@ -86,7 +80,7 @@ static mmebm_status merge_concat(mmebm_plan *plan, mmebm_graph *graph, uint32_t 
     graph->layers[last] = inputs;
     graph->layers[number] = conv;
     merge->plain = mmebm__cpu_plan_take(plan, (merge->weight_floats + (size_t)concat.shape[2]) * sizeof(float));
-    if (!merge->plain) return no_memory(plan);
+    if (!merge->plain) return mmebm__cpu_no_memory(plan, "the layers");
     ++plan->merge_count;
     return MMEBM_OK;
 }
@@ -113,14 +107,12 @@ static mmebm_graph *copy_graph(mmebm_plan *plan, uint32_t merges)
 mmebm_status mmebm__cpu_merge_graph(mmebm_plan *plan)
 {
     const mmebm_graph *graph = plan->spec.graph;
-    uint32_t merges = 0, *readers = mmebm__cpu_plan_take(plan, graph->layer_count * sizeof *readers);
-    if (!readers) return no_memory(plan);
-    for (uint32_t e = 0; e < graph->edge_count; ++e) ++readers[graph->edges[e]];
-    for (uint32_t o = 0; o < graph->output_count; ++o) ++readers[graph->outputs[o]];
+    uint32_t merges = 0, *readers = mmebm__cpu_count_readers(plan);
+    if (!readers) return mmebm__cpu_no_memory(plan, "the layers");
     for (uint32_t l = 0; l < graph->layer_count; ++l) merges += (uint32_t)can_merge(plan, readers, &graph->layers[l]);
     if (!merges) return MMEBM_OK;
     mmebm_graph *rewritten = copy_graph(plan, merges);
-    if (!rewritten) return no_memory(plan);
+    if (!rewritten) return mmebm__cpu_no_memory(plan, "the layers");
     for (uint32_t l = 0; l < graph->layer_count; ++l) {
         if (!can_merge(plan, readers, &graph->layers[l])) continue;
         const mmebm_status status = merge_concat(plan, rewritten, l);

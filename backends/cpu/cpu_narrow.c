@@ -109,7 +109,7 @@ int mmebm__cpu_narrow_run(const cpu_op_spec *conv, const cpu_op *product, uint32
                           void *packed, const float *bias, void *target, float *scratch, void *op_scratch)
 {
     const int64_t pixels = conv->in[0] * conv->in[1], results = conv->out[0] * conv->out[1] * conv->out_channels;
-    const size_t image = (size_t)(pixels * conv->in_channels) * (conv->bf16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t image = (size_t)(pixels * conv->in_channels) * mmebm__cpu_element_size(conv->bf16);
     float *zeros = scratch + pixels * taps_of(conv) * conv->out_channels;
     memset(zeros, 0, WIDEST * sizeof(float));
     for (int64_t r = 0; r < conv->rows; ++r) {

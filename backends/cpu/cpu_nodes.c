@@ -127,7 +127,7 @@ static void choose_types(const node_builder *b, uint32_t l, uint32_t *reads, uin
         all_raw &= b->raw[node];
     }
     if (mmebm__cpu_is_matrix(layer->kind)) {
-        *reads = (any_bf16 || all_raw || (b->plan->resample && b->plan->resample[l])) && !b->plan->keeps_f32[l];
+        *reads = (any_bf16 || all_raw || mmebm__cpu_resample_of(b->plan, layer)) && !b->plan->keeps_f32[l];
         *writes = *reads && !b->stays_f32[l];
         return;
     }

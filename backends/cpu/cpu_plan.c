@@ -52,10 +52,19 @@ size_t mmebm__cpu_plan_size(const mmebm_plan *plan)
     return plan->size + sizeof *plan;
 }
 
-static mmebm_status no_memory(const mmebm_plan *plan, const char *what)
+mmebm_status mmebm__cpu_no_memory(const mmebm_plan *plan, const char *what)
 {
     const mmebm_host *host = plan->device->host;
     return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for %s of a plan", what);
+}
+
+uint32_t *mmebm__cpu_count_readers(mmebm_plan *plan)
+{
+    const mmebm_graph *graph = plan->spec.graph;
+    uint32_t *readers = mmebm__cpu_plan_take(plan, graph->layer_count * sizeof *readers);
+    for (uint32_t e = 0; readers && e < graph->edge_count; ++e) ++readers[graph->edges[e]];
+    for (uint32_t o = 0; readers && o < graph->output_count; ++o) ++readers[graph->outputs[o]];
+    return readers;
 }
 
 /* By the graph and the processor alone: a row's bits must not depend on the plan's capacity, nor on its place. */
@@ -74,17 +83,16 @@ static int64_t chunk_rows(const mmebm_graph *graph)
 
 static mmebm_status make_matrices(mmebm_plan *plan)
 {
-    const mmebm_layer *layers = plan->spec.graph->layers;
     plan->matrices = mmebm__cpu_plan_take(plan, plan->matrix_count * sizeof *plan->matrices);
     plan->norms = mmebm__cpu_plan_take(plan, plan->norm_count * sizeof *plan->norms);
-    if (!plan->matrices || !plan->norms) return no_memory(plan, "the layers");
+    if (!plan->matrices || !plan->norms) return mmebm__cpu_no_memory(plan, "the layers");
     for (uint32_t n = 0; n < plan->node_count; ++n) {
         const cpu_node *node = &plan->nodes[n];
         if (node->norm >= 0) {
             cpu_norm *norm = &plan->norms[node->norm];
             norm->channels = node->layer->shape[node->layer->rank - 1];
             norm->data = mmebm__cpu_plan_take(plan, 4 * (size_t)norm->channels * sizeof *norm->data);
-            if (!norm->data) return no_memory(plan, "the layers");
+            if (!norm->data) return mmebm__cpu_no_memory(plan, "the layers");
         }
         if (node->matrix < 0) continue;
         const cpu_edge *edge = &plan->edges[node->first_edge];
@@ -97,10 +105,10 @@ static mmebm_status make_matrices(mmebm_plan *plan)
                                       .input_gradient = from->has_gradient,
                                       .add_input_gradient = edge->add,
                                       .weight_gradient = plan->spec.weight_gradient,
-                                      .resample = plan->resample ? plan->resample[node->layer - layers] : 0};
+                                      .resample = mmebm__cpu_resample_of(plan, node->layer)};
         if (!mmebm__cpu_matrix_create(&plan->matrices[node->matrix], plan->device->dnnl, plan->spec.graph, node->layer,
                                       &wish))
-            return no_memory(plan, "the operations");
+            return mmebm__cpu_no_memory(plan, "the operations");
         cpu_op *ops[3];
         plan->size += mmebm__cpu_matrix_ops(&plan->matrices[node->matrix], ops) * mmebm__op_bytes(plan->device->dnnl);
     }
@@ -165,10 +173,10 @@ static mmebm_status take_weights(mmebm_plan *plan)
         for (int i = 0; i < 2; ++i) {
             if (!products[i]->weight_bytes) continue;
             products[i]->weights = mmebm__cpu_plan_take(plan, products[i]->weight_bytes);
-            if (!products[i]->weights) return no_memory(plan, "the packed weights");
+            if (!products[i]->weights) return mmebm__cpu_no_memory(plan, "the packed weights");
         }
         matrix->bias = mmebm__cpu_plan_take(plan, matrix->bias_count * sizeof(float));
-        if (!matrix->bias) return no_memory(plan, "the packed weights");
+        if (!matrix->bias) return mmebm__cpu_no_memory(plan, "the packed weights");
     }
     return MMEBM_OK;
 }
@@ -188,10 +196,10 @@ static mmebm_status take_workspaces(mmebm_plan *plan)
     }
     plan->workspace = plan->value_bytes + plan->scratch.op + plan->scratch.other + plan->convert_bytes;
     plan->workspaces = mmebm__cpu_plan_take(plan, threads * sizeof *plan->workspaces);
-    if (!plan->workspaces) return no_memory(plan, "the workspaces");
+    if (!plan->workspaces) return mmebm__cpu_no_memory(plan, "the workspaces");
     for (uint32_t t = 0; t < threads; ++t) {
         plan->workspaces[t] = mmebm__cpu_plan_take(plan, plan->workspace);
-        if (!plan->workspaces[t]) return no_memory(plan, "the workspaces");
+        if (!plan->workspaces[t]) return mmebm__cpu_no_memory(plan, "the workspaces");
     }
     return MMEBM_OK;
 }
@@ -214,7 +222,7 @@ static mmebm_status take_sums(mmebm_plan *plan)
     plan->group_count = (uint32_t)(chunks < CPU_MAX_GROUPS ? chunks : CPU_MAX_GROUPS);
     for (uint32_t g = 0; g < plan->group_count; ++g) {
         plan->sums[g] = mmebm__cpu_plan_take(plan, plan->sums_floats * sizeof(float));
-        if (!plan->sums[g]) return no_memory(plan, "the weight gradient");
+        if (!plan->sums[g]) return mmebm__cpu_no_memory(plan, "the weight gradient");
     }
     return MMEBM_OK;
 }

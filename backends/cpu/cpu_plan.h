@@ -15,6 +15,7 @@
 
 #include "cpu_device.h"
 #include "cpu_matrix.h"
+#include "cpu_simd.h"
 
 enum { CPU_NODE_CONVERT = MMEBM_LAYER_KIND_COUNT /* between f32 and bf16 */ };
 enum { CPU_MAX_GROUPS = 8 /* partial sums of weight gradients: enough work for eight threads */ };
@@ -84,6 +85,11 @@ struct mmebm_plan {
 /* Zero-filled memory of the plan, 64-byte aligned; NULL when it cannot be had. */
 void *mmebm__cpu_plan_take(mmebm_plan *plan, size_t size);
 
+/* Fails with MMEBM_E_MEMORY: there is none for `what` of a plan. */
+mmebm_status mmebm__cpu_no_memory(const mmebm_plan *plan, const char *what);
+/* How many edges and outputs read each layer, in the plan's memory; NULL when it cannot be had. */
+uint32_t *mmebm__cpu_count_readers(mmebm_plan *plan);
+
 /* Both return MMEBM_E_MEMORY's status through fail. */
 mmebm_status mmebm__cpu_make_nodes(mmebm_plan *plan);
 mmebm_status mmebm__cpu_place_values(mmebm_plan *plan);
@@ -93,9 +99,10 @@ static inline const mmebm_layer *mmebm__cpu_input_layer(const mmebm_plan *plan, 
     return mmebm__layer_input(plan->spec.graph, node->layer, k);
 }
 
-static inline size_t mmebm__cpu_element_size(uint32_t bf16)
+/* What a convolution of spec.graph has taken in. */
+static inline uint32_t mmebm__cpu_resample_of(const mmebm_plan *plan, const mmebm_layer *layer)
 {
-    return bf16 ? sizeof(uint16_t) : sizeof(float);
+    return plan->resample ? plan->resample[layer - plan->spec.graph->layers] : 0;
 }
 
 static inline size_t mmebm__cpu_round_up(size_t size)

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "cpu_elementwise.h"
 #include "cpu_tiles.h"
 
 typedef struct rewriter {
@@ -18,12 +19,6 @@ typedef struct rewriter {
     int32_t *large;     /* the one that has the doubled image, -1 = none yet */
     uint8_t *doubled;
 } rewriter;
-
-static mmebm_status no_memory(const mmebm_plan *plan)
-{
-    const mmebm_host *host = plan->device->host;
-    return host->fail(host->owner, MMEBM_E_MEMORY, "cpu: no memory for the layers of a plan");
-}
 
 static void set_size(mmebm_layer *layer, int64_t height, int64_t width)
 {
@@ -86,13 +81,11 @@ static int suits(const rewriter *w, const mmebm_layer *conv)
 static int32_t pool_of(const rewriter *w, int32_t conv)
 {
     const mmebm_layer *results = &w->from->layers[conv];
-    if (w->readers[conv] != 1 || results->shape[0] % 2 || results->shape[1] % 2) return -1;
+    if (w->readers[conv] != 1) return -1;
     for (uint32_t l = (uint32_t)conv + 1; l < w->from->layer_count; ++l) {
         const mmebm_layer *pool = &w->from->layers[l];
         if (pool->kind != MMEBM_LAYER_AVG_POOL || w->from->edges[pool->first_edge] != conv) continue;
-        for (int i = 0; i < 2; ++i)
-            if (pool->kernel[i] != 2 || pool->stride[i] != 2 || pool->padding[i]) return -1;
-        return (int32_t)l;
+        return mmebm__cpu_is_quads(pool, results) ? (int32_t)l : -1;
     }
     return -1;
 }
@@ -137,16 +130,6 @@ static void rewrite_layer(rewriter *w, int32_t l)
         append_edge(w, whole_value(w, w->from->edges[layer->first_edge + k]));
 }
 
-static int has_work(const rewriter *w)
-{
-    for (uint32_t l = 0; l < w->from->layer_count; ++l) {
-        const mmebm_layer *layer = &w->from->layers[l];
-        if (layer->kind == MMEBM_LAYER_UPSAMPLE && layer->factor == 2 && layer->rank == 3) return 1;
-        if (suits(w, layer) && pool_of(w, (int32_t)l) >= 0) return 1;
-    }
-    return 0;
-}
-
 /* Room for `to`: each layer may have its doubled image beside it. */
 static int take_room(mmebm_plan *plan, rewriter *w)
 {
@@ -171,12 +154,8 @@ static int take_room(mmebm_plan *plan, rewriter *w)
 mmebm_status mmebm__cpu_resample_graph(mmebm_plan *plan)
 {
     const mmebm_graph *from = plan->spec.graph;
-    rewriter w = {.from = from, .readers = mmebm__cpu_plan_take(plan, from->layer_count * sizeof *w.readers)};
-    if (!w.readers) return no_memory(plan);
-    for (uint32_t e = 0; e < from->edge_count; ++e) ++w.readers[from->edges[e]];
-    for (uint32_t o = 0; o < from->output_count; ++o) ++w.readers[from->outputs[o]];
-    if (!has_work(&w)) return MMEBM_OK;
-    if (!take_room(plan, &w)) return no_memory(plan);
+    rewriter w = {.from = from, .readers = mmebm__cpu_count_readers(plan)};
+    if (!w.readers || !take_room(plan, &w)) return mmebm__cpu_no_memory(plan, "the layers");
     memset(w.place, 0xff, from->layer_count * sizeof *w.place);
     memset(w.large, 0xff, from->layer_count * sizeof *w.large);
     for (uint32_t l = 0; l < from->layer_count; ++l) rewrite_layer(&w, (int32_t)l);

@@ -10,7 +10,7 @@
 
 #include "cpu_plan.h"
 
-/* Replaces plan->spec.graph and makes plan->resample where there is something of that kind. */
+/* Replaces plan->spec.graph and makes plan->resample. */
 mmebm_status mmebm__cpu_resample_graph(mmebm_plan *plan);
 
 #endif /* MMEBM_CPU_RESAMPLE_H */

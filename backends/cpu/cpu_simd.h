@@ -6,6 +6,7 @@
 #ifndef MMEBM_CPU_SIMD_H
 #define MMEBM_CPU_SIMD_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,6 +17,12 @@
 #define CPU_CLONES
 #endif
 #define CPU_INLINE static inline __attribute__((always_inline))
+
+/* Bytes of a stored number. */
+CPU_INLINE size_t mmebm__cpu_element_size(uint32_t bf16)
+{
+    return bf16 ? sizeof(uint16_t) : sizeof(float);
+}
 
 CPU_INLINE float cpu_from_bits(uint32_t bits)
 {

@@ -68,11 +68,7 @@ static int64_t slabs_of(const cpu_op_spec *conv)
 
 int mmebm__cpu_tiles_offered(void)
 {
-#if defined(TILE_CODE)
     return cpu_tiles_offered();
-#else
-    return 0;
-#endif
 }
 
 int mmebm__cpu_tiles_suit(const cpu_op_spec *conv)
@@ -195,8 +191,6 @@ void mmebm__cpu_tiles_load(const cpu_op_spec *conv, uint32_t flipped, const floa
     }
 }
 
-#if defined(TILE_CODE)
-
 /* ---- sums */
 
 /* From pixels `step` bytes apart, lines `line`. (top, front): the place of the first; around all are zeros. */
@@ -296,7 +290,7 @@ CPU_INLINE void round_lanes(const lanes *value, halves *to)
 /* One result's channels of a slab. */
 CPU_INLINE void finish(const finish_spec *s, const float *sums, void *to)
 {
-    const size_t size = (size_t)s->channels * (s->bf16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t size = (size_t)s->channels * mmebm__cpu_element_size((uint32_t)s->bf16);
     lanes value = *(const lanes *)sums + s->bias, old = {0.0f};
     halves rounded = {0};
     if (s->add) {
@@ -328,7 +322,7 @@ CPU_INLINE void finish_places(const finish_spec *s, const frame *f, int64_t firs
 CPU_CLONES static void finish_tiles(const cpu_op_spec *conv, const frame *f, int64_t first, int64_t count,
                                     int64_t channels, const float *sums, const float *bias, char *target)
 {
-    const size_t number = conv->target_bf16 ? sizeof(uint16_t) : sizeof(float), step = f->targets > 1 ? 2 : 1;
+    const size_t number = mmebm__cpu_element_size(conv->target_bf16), step = f->targets > 1 ? 2 : 1;
     const size_t pixel = step * (size_t)conv->out_channels * number, line = step * (size_t)f->width * pixel;
     const uint32_t sloped = conv->slope != 0.0f ? ~0u : 0u;
     finish_spec any = {conv->add != 0, conv->activation != 0, conv->target_bf16 != 0, channels, conv->slope, sloped,
@@ -354,7 +348,7 @@ static void run_phase(const cpu_op_spec *conv, const frame *f, const char *input
                       const float *bias, char *target, float *sums)
 {
     const int64_t blocks = (f->tiles + SUM_TILES - 1) / SUM_TILES, slab = slab_tiles(f) * TILE_BYTES;
-    const size_t number = conv->target_bf16 ? sizeof(uint16_t) : sizeof(float);
+    const size_t number = mmebm__cpu_element_size(conv->target_bf16);
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t tile = f->tiles * b / blocks, tiles = f->tiles * (b + 1) / blocks - tile;
         const int64_t first = tile * TILE_ROWS, left = f->places - first;
@@ -374,7 +368,7 @@ void mmebm__cpu_tiles_run(const cpu_op_spec *conv, uint32_t flipped, const uint1
 {
     const frame f = frame_of(conv, flipped);
     const int64_t in = conv->in[0] * conv->in[1] * conv->in_channels;
-    const size_t pixel = (size_t)conv->out_channels * (conv->target_bf16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t pixel = (size_t)conv->out_channels * mmebm__cpu_element_size(conv->target_bf16);
     const size_t out = (size_t)(conv->out[0] * conv->out[1]) * pixel;
     const int64_t phase_weights = slabs_of(conv) * slab_tiles(&f) * TILE_BYTES;
     float *sums = scratch;
@@ -391,13 +385,3 @@ void mmebm__cpu_tiles_run(const cpu_op_spec *conv, uint32_t flipped, const uint1
     }
     TILES_END();
 }
-
-#else
-
-void mmebm__cpu_tiles_run(const cpu_op_spec *conv, uint32_t flipped, const uint16_t *source, const uint16_t *packed,
-                          const float *bias, void *target, void *scratch)
-{
-    (void)conv, (void)flipped, (void)source, (void)packed, (void)bias, (void)target, (void)scratch;
-}
-
-#endif

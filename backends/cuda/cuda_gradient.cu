@@ -360,19 +360,18 @@ static mmebm_status add_parts(const mmebm_device *device, const part_target *tar
                               parts, partials, scale);
 }
 
-/* count: numbers of the gradient, at most `few` of which count as few and from `many` on as many. */
-static int32_t rows_of_part(int64_t count, int64_t few, int64_t many, int64_t pixels)
+/* count: numbers of the gradient, compared with `slack` times what counts as few or many. */
+static int32_t rows_of_part(int64_t count, int64_t slack, int64_t pixels)
 {
-    const int64_t wanted = count <= few                           ? (int64_t)PART_PIXELS / 4
-                           : count >= many && pixels >= LARGE_MAP ? (int64_t)PART_PIXELS * 4
-                                                                  : (int64_t)PART_PIXELS;
+    const bool few = count <= slack * FEW_WEIGHTS, many = count >= slack * MANY_WEIGHTS && pixels >= LARGE_MAP;
+    const int64_t wanted = few ? (int64_t)PART_PIXELS / 4 : many ? (int64_t)PART_PIXELS * 4 : (int64_t)PART_PIXELS;
     return (int32_t)(pixels < wanted ? (wanted + pixels - 1) / pixels : 1);
 }
 
 size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows)
 {
     /* without its bias, of which there is at most one for each weight, a gradient may count as few, or not as many */
-    const int64_t part_rows = rows_of_part(weight_count, 2 * FEW_WEIGHTS, 2 * MANY_WEIGHTS, pixels);
+    const int64_t part_rows = rows_of_part(weight_count, 2, pixels);
     const int64_t parts = rows / part_rows + 1;
     return (size_t)(weight_count * (parts < (int64_t)MAX_PARTS ? parts : (int64_t)MAX_PARTS));
 }
@@ -401,7 +400,7 @@ static gradient_plan plan_gradient(const cuda_weight_gradient *call, int32_t ste
     plan.taps = g->kernel[0] * g->kernel[1];
     const int64_t weights = (int64_t)call->small_channels * plan.taps * call->large_channels;
     plan.target = {call->gradient, call->bias, weights, weights + (call->bias ? call->small_channels : 0)};
-    plan.part_rows = rows_of_part(plan.target.count, FEW_WEIGHTS, MANY_WEIGHTS, (int64_t)g->out[0] * g->out[1]);
+    plan.part_rows = rows_of_part(plan.target.count, 1, (int64_t)g->out[0] * g->out[1]);
     plan.single = call->rows <= plan.part_rows;
     plan.width = tile_width(call->large_side.channels);
     plan.step_row = step_pixels / (g->out[0] * g->out[1]);
@@ -481,8 +480,7 @@ mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_op
                                        float *bias, float *partials)
 {
     const cuda_tensor *tensor = &gradient->tensor;
-    const int32_t part_rows =
-        rows_of_part(tensor->channels, FEW_WEIGHTS, MANY_WEIGHTS, (int64_t)tensor->height * tensor->width);
+    const int32_t part_rows = rows_of_part(tensor->channels, 1, (int64_t)tensor->height * tensor->width);
     const part_target target = {bias, NULL, tensor->channels, tensor->channels};
     const int64_t parts = (rows + part_rows - 1) / part_rows;
     const int wide = tensor_is_wide(tensor);
