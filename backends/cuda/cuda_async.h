@@ -152,10 +152,25 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
     return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* The same lines as a factor that is wanted channel by channel: of the lines' 64 numbers one product takes all; `next`
+ * bytes on begin the lines of the next 64. `address` is that of any line. */
+static __device__ __forceinline__ uint64_t column_descriptor(uint32_t address, uint32_t next)
+{
+    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(next >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+/* 16 lines of eight numbers, all the same: however they are taken, they lie in 256 bytes from `address` on. */
+static __device__ __forceinline__ uint64_t constant_descriptor(uint32_t address)
+{
+    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(128 >> 4) << 16 | (uint64_t)(128 >> 4) << 32;
+}
+
 #define FOUR_SUMS(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define EIGHT_TILES(j)                                                                                                 \
     FOUR_SUMS(j), FOUR_SUMS(j + 1), FOUR_SUMS(j + 2), FOUR_SUMS(j + 3), FOUR_SUMS(j + 4), FOUR_SUMS(j + 5),            \
         FOUR_SUMS(j + 6), FOUR_SUMS(j + 7)
+#define SUMS_8 "%0,%1,%2,%3"
 #define SUMS_16 "%0,%1,%2,%3,%4,%5,%6,%7"
 #define SUMS_32 SUMS_16 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define SUMS_64 SUMS_32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -163,6 +178,9 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
 #define SUMS_128                                                                                                       \
     SUMS_80 ",%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define SUMS_144 SUMS_128 ",%64,%65,%66,%67,%68,%69,%70,%71"
+#define SUMS_192                                                                                                       \
+    SUMS_144 ",%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83"                                                        \
+             ",%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 
 /* The products below of two factors in shared memory: 32 bytes along their lines. */
 #define GROUP_LINES(NAME, SHAPE, ENDS, N, P0, P1, ...)                                                                 \
@@ -195,6 +213,11 @@ GROUP_PRODUCTS(80, 40, 41, 42, 43, 44, EIGHT_TILES(0), FOUR_SUMS(8), FOUR_SUMS(9
 GROUP_PRODUCTS(128, 64, 65, 66, 67, 68, EIGHT_TILES(0), EIGHT_TILES(8))
 GROUP_LINES(multiply_group, "k16.f32.bf16.bf16", ", 1, 1, 1, 0, 0", 144, 72, 73, EIGHT_TILES(0), EIGHT_TILES(8),
             FOUR_SUMS(16), FOUR_SUMS(17))
+
+/* c (64 x N) += a (16 x 64)' right (16 x N), both by column_descriptor */
+GROUP_LINES(multiply_columns, "k16.f32.bf16.bf16", ", 1, 1, 1, 1, 1", 8, 4, 5, FOUR_SUMS(0))
+GROUP_LINES(multiply_columns, "k16.f32.bf16.bf16", ", 1, 1, 1, 1, 1", 192, 96, 97, EIGHT_TILES(0), EIGHT_TILES(8),
+            EIGHT_TILES(16))
 
 /* ---- sm_90a: copies by the engine, which tell a barrier in shared memory how many bytes arrived. A barrier's phase
  * ends when `count` threads have arrived and all bytes that were announced are there. */
@@ -238,10 +261,10 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 /* A run of bytes: multiples of 16 at addresses of such. */
 static __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
-                     target),
-                 "l"(source), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(target),
+        "l"(source), "r"(bytes), "r"(barrier)
+        : "memory");
 }
 
 /* The lines that `map` gives from pixel (x, y) of a row on, from channel c on. */
@@ -257,12 +280,14 @@ static __device__ __forceinline__ void copy_pixels(uint32_t target, const void *
 
 #undef FOUR_SUMS
 #undef EIGHT_TILES
+#undef SUMS_8
 #undef SUMS_16
 #undef SUMS_32
 #undef SUMS_64
 #undef SUMS_80
 #undef SUMS_128
 #undef SUMS_144
+#undef SUMS_192
 #undef GROUP_LINES
 #undef GROUP_PRODUCTS
 

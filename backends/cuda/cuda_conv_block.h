@@ -63,13 +63,6 @@ template <int GROUPS, int BN> static __host__ __device__ constexpr uint32_t turn
 
 #if CUDA_HAS_WARPGROUPS
 
-/* By each warp: all its lanes are done. */
-static __device__ __forceinline__ void release(uint64_t *barrier)
-{
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
-}
-
 template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     using shape = tma_shape<FACTORS, GROUPS, BN>;

@@ -62,32 +62,41 @@ static int suits(const conv_plan *plan)
     return product->shrink == 1 && product->epilogue.window == 1 && taps_are_near(&product->geometry);
 }
 
+mmebm_status mmebm__cuda_describe_pixels(const mmebm_device *device, const tma_pixels *pixels, CUtensorMap *map)
+{
+    const int32_t factors = pixels->factors, step = pixels->step;
+    const CUtensorMapDataType type = factors == FACTORS_BF16   ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : factors == FACTORS_TF32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    const cuuint64_t pixel = (cuuint64_t)pixels->pixel_bytes * step, line = pixel * pixels->width * step;
+    const cuuint64_t size[4] = {(cuuint64_t)pixels->channels, (cuuint64_t)pixels->width, (cuuint64_t)pixels->height,
+                                (cuuint64_t)pixels->rows};
+    const cuuint64_t strides[3] = {pixel, line, line * pixels->height};
+    const int first[2] = {-pixels->zeros, -pixels->zeros}, last[2] = {0, 0};
+    const cuuint32_t every[4] = {1, 1, 1, 1};
+    const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(device->encode_pixels)(
+        map, type, 4, const_cast<void *>(pixels->data), size, strides, first, last, (cuuint32_t)line_channels(factors),
+        (cuuint32_t)pixels->lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (code == CUDA_SUCCESS) return MMEBM_OK;
+    return device->host.fail(device->host.owner, MMEBM_E_BACKEND, "cuda: cuTensorMapEncodeIm2col: error %d",
+                             (int)code);
+}
+
+/* One map, or one for each phase of an image that is read by phases. */
 static mmebm_status describe_source(const mmebm_device *device, const tma_plan *plan, const cuda_product *product,
                                     tma_member *member)
 {
     const cuda_geometry *g = &product->geometry;
     const cuda_tensor *source = &product->source;
     const int32_t step = g->phases_in ? 2 : 1;
-    const int32_t factors = product->factors;
-    const size_t number = factors == FACTORS_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
-    const CUtensorMapDataType type = factors == FACTORS_BF16   ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                     : factors == FACTORS_TF32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
-                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-    const cuuint64_t pixel = (cuuint64_t)source->stride * number, line = pixel * step * g->in[1];
-    const cuuint64_t size[4] = {(cuuint64_t)source->channels, (cuuint64_t)g->in[1], (cuuint64_t)g->in[0],
-                                (cuuint64_t)product->rows};
-    const cuuint64_t strides[3] = {pixel * step, line * step, line * step * g->in[0]};
-    const int first[2] = {-plan->zeros, -plan->zeros}, last[2] = {0, 0};
-    const cuuint32_t every[4] = {1, 1, 1, 1};
+    const int64_t number = product->factors == FACTORS_BF16 ? sizeof(__nv_bfloat16) : sizeof(float);
+    const int64_t pixel = source->stride * number, line = pixel * step * g->in[1];
+    tma_pixels pixels = {NULL, product->factors, source->channels, g->in[0], g->in[1], step, pixel, product->rows,
+                         plan->zeros, plan->patch_lines};
     for (int phase = 0; phase < (g->phases_in ? (int)PHASES : 1); ++phase) {
-        char *data = static_cast<char *>(source->data) + (phase >> 1) * line + (phase & 1) * pixel;
-        const CUresult code = reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(device->encode_pixels)(
-            &member->source[phase], type, 4, data, size, strides, first, last,
-            (cuuint32_t)line_channels(factors), (cuuint32_t)plan->patch_lines, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-            CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-        if (code != CUDA_SUCCESS)
-            return device->host.fail(device->host.owner, MMEBM_E_BACKEND, "cuda: cuTensorMapEncodeIm2col: error %d",
-                                     (int)code);
+        pixels.data = static_cast<const char *>(source->data) + (phase >> 1) * line + (phase & 1) * pixel;
+        CUDA_TRY(mmebm__cuda_describe_pixels(device, &pixels, &member->source[phase]));
     }
     return MMEBM_OK;
 }

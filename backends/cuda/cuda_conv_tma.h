@@ -41,8 +41,8 @@ struct tma_plan {
 };
 static_assert(sizeof(tma_plan) <= 4096, "longer parameters make a launch slower");
 
-/* Lines from a pixel's own to that of its farthest tap. */
-static __host__ __device__ __forceinline__ int32_t reach_of(const tma_plan &plan)
+/* Lines from a pixel's own to that of its farthest tap. A plan is whatever has pitch, image and zeros. */
+template <typename plan_type> static __host__ __device__ __forceinline__ int32_t reach_of(const plan_type &plan)
 {
     return plan.zeros * (plan.pitch + 1);
 }
@@ -63,10 +63,18 @@ static __device__ __forceinline__ void advance(ring_place *place, int32_t count)
 }
 
 /* A pixel with zeros counted: row, and lines and pixels from -zeros on. */
-static __device__ __forceinline__ pixel_place find_pixel(const tma_plan &plan, int32_t pixel)
+template <typename plan_type>
+static __device__ __forceinline__ pixel_place find_pixel(const plan_type &plan, int32_t pixel)
 {
     const int32_t within = pixel % plan.image;
     return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
+}
+
+/* By each warp: all its lanes are done. */
+static __device__ __forceinline__ void release(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
 }
 
 /* The same pixel of the block's next tile. */
@@ -102,6 +110,16 @@ static inline void count_tiles(tma_plan *plan, int32_t tile)
     plan->patch_lines = (tile + 2 * reach_of(*plan) + 7) / 8 * 8;
     plan->tiles = (plan->pixels - reach_of(*plan) + tile - 1) / tile;
 }
+
+/* Pixels that the copy engine gives in order, `lines` at once, from an image of which every step-th pixel and line is
+ * taken. */
+struct tma_pixels {
+    const void *data;
+    int32_t factors, channels, height, width, step;
+    int64_t pixel_bytes, rows; /* from a pixel to its neighbour */
+    int32_t zeros, lines;
+};
+mmebm_status mmebm__cuda_describe_pixels(const mmebm_device *device, const tma_pixels *pixels, CUtensorMap *map);
 
 /* The copy engine's maps of the members' sources, by lines of patch_lines pixels. */
 mmebm_status mmebm__cuda_describe_sources(const mmebm_device *device, tma_plan *plan, const conv_plan *plans);

@@ -10,32 +10,19 @@
 #include <type_traits>
 
 #include "cuda_async.h"
+#include "cuda_gradient.h"
 #include "cuda_launch.h"
-#include "cuda_tensor.h"
 
 enum {
     PART_PIXELS = 1024,   /* about so many in a part: few, for a part is one block's, and its steps follow each other */
     FEW_WEIGHTS = 8192,   /* have parts of a quarter of that, for there are few blocks otherwise */
     MANY_WEIGHTS = 16384, /* of large maps have parts of four times that, for there are many, and all are added up */
     LARGE_MAP = 512,      /* pixels */
-    MAX_PARTS = 128,      /* summed at once */
     TILE_SMALL = 64,
     TILE_LARGE = 64,
     STEP_BYTES = 8 * 1024, /* of one side's pixels in a step */
     STAGES = 3,
     THREADS = 128
-};
-
-/* Where sums of parts go: `first` numbers of one gradient, then those of another, the bias. */
-struct part_target {
-    float *first, *second;
-    int64_t first_count, count;
-
-    __device__ __forceinline__ void add(int64_t i, float scale, double sum) const
-    {
-        float *to = i < first_count ? first + i : second + (i - first_count);
-        *to = (float)(*to + scale * sum);
-    }
 };
 
 struct gradient_plan {
@@ -352,8 +339,8 @@ static __global__ void add_parts_kernel(part_target target, int parts, const flo
     target.add(i, scale, total);
 }
 
-static mmebm_status add_parts(const mmebm_device *device, const part_target *target, int parts, const float *partials,
-                              float scale)
+mmebm_status mmebm__cuda_add_parts(const mmebm_device *device, const part_target *target, int parts,
+                                   const float *partials, float scale)
 {
     const dim3 grid((unsigned)((target->count + 31) / 32));
     return mmebm__cuda_launch(device, "sum of gradients", add_parts_kernel, grid, dim3(32, PART_SLICES), 0, *target,
@@ -368,12 +355,21 @@ static int32_t rows_of_part(int64_t count, int64_t slack, int64_t pixels)
     return (int32_t)(pixels < wanted ? (wanted + pixels - 1) / pixels : 1);
 }
 
-size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows)
+size_t mmebm__cuda_gradient_scratch(const cuda_geometry *geometry, int64_t small_channels, int64_t large_channels,
+                                    int64_t rows)
 {
+    const int64_t count = small_channels * (geometry->kernel[0] * geometry->kernel[1] * large_channels + 1);
     /* without its bias, of which there is at most one for each weight, a gradient may count as few, or not as many */
-    const int64_t part_rows = rows_of_part(weight_count, 2, pixels);
-    const int64_t parts = rows / part_rows + 1;
-    return (size_t)(weight_count * (parts < (int64_t)MAX_PARTS ? parts : (int64_t)MAX_PARTS));
+    const int64_t part_rows = rows_of_part(count, 2, (int64_t)geometry->out[0] * geometry->out[1]);
+    const int64_t either[] = {rows / part_rows + 1,
+                              mmebm__cuda_gradient_parts(geometry, small_channels, large_channels, rows)};
+    const int64_t parts = either[0] > either[1] ? either[0] : either[1];
+    return (size_t)(count * (parts < (int64_t)MAX_PARTS ? parts : (int64_t)MAX_PARTS));
+}
+
+size_t mmebm__cuda_bias_scratch(int64_t channels)
+{
+    return (size_t)channels * MAX_PARTS;
 }
 
 /* Channels of a tap in a tile: the narrowest of 8, 16, 32, 64 that holds them. */
@@ -398,8 +394,7 @@ static gradient_plan plan_gradient(const cuda_weight_gradient *call, int32_t ste
     gradient_plan plan = {};
     plan.call = *call;
     plan.taps = g->kernel[0] * g->kernel[1];
-    const int64_t weights = (int64_t)call->small_channels * plan.taps * call->large_channels;
-    plan.target = {call->gradient, call->bias, weights, weights + (call->bias ? call->small_channels : 0)};
+    plan.target = target_of(call, plan.taps);
     plan.part_rows = rows_of_part(plan.target.count, 1, (int64_t)g->out[0] * g->out[1]);
     plan.single = call->rows <= plan.part_rows;
     plan.width = tile_width(call->large_side.channels);
@@ -413,6 +408,9 @@ static gradient_plan plan_gradient(const cuda_weight_gradient *call, int32_t ste
 
 mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_weight_gradient *call)
 {
+    int done;
+    CUDA_TRY(mmebm__cuda_gradient_tma(device, call, &done));
+    if (done) return MMEBM_OK;
     static void (*const kernels[])(gradient_plan) = {gradient_kernel<FACTORS_BF16>, gradient_kernel<FACTORS_TF32>,
                                                      gradient_kernel<FACTORS_SPLIT>}; /* by enum cuda_factors */
     const auto kernel = kernels[call->factors];
@@ -430,7 +428,7 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
                         (unsigned)((call->large_channels + TILE_LARGE - 1) / TILE_LARGE) * tap_tiles, (unsigned)now);
         plan.first_part = (int32_t)first;
         CUDA_TRY(mmebm__cuda_launch(device, "weight gradient", kernel, grid, THREADS, bytes, plan));
-        if (!plan.single) CUDA_TRY(add_parts(device, &plan.target, now, call->partials, call->scale));
+        if (!plan.single) CUDA_TRY(mmebm__cuda_add_parts(device, &plan.target, now, call->partials, call->scale));
     }
     return MMEBM_OK;
 }
@@ -492,7 +490,7 @@ mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_op
         const dim3 grid((unsigned)((tensor->channels + block_channels - 1) / block_channels), (unsigned)now);
         CUDA_TRY(mmebm__cuda_launch(device, "bias gradient", wide ? bias_kernel<LANES> : bias_kernel<1>, grid,
                                     dim3(BIAS_COLUMNS, BIAS_SLICES), 0, *gradient, rows, part_rows, first, partials));
-        CUDA_TRY(add_parts(device, &target, now, partials, scale));
+        CUDA_TRY(mmebm__cuda_add_parts(device, &target, now, partials, scale));
     }
     return MMEBM_OK;
 }

@@ -351,10 +351,11 @@ static size_t product_partials(const mmebm_plan *plan, int32_t l, int weight_gra
                            mmebm__cuda_product_scratch(node->factors_back, taps, padded_to_lanes(node->out_channels),
                                                        node->in_channels, plan->capacity * in));
     if (!weight_gradient) return floats;
-    const int64_t count = (int64_t)plan->graph->tensors[plan->graph->layers[l].weight].count + node->out_channels;
-    floats = larger(floats, mmebm__cuda_gradient_scratch(node->out_channels, 1, INT64_MAX)); /* bias */
-    return larger(floats,
-                  mmebm__cuda_gradient_scratch(count, (int64_t)gather->out[0] * gather->out[1], plan->capacity));
+    const int transposed = gather == &node->backward;
+    floats = larger(floats, mmebm__cuda_bias_scratch(node->out_channels));
+    return larger(floats, mmebm__cuda_gradient_scratch(gather, transposed ? node->in_channels : node->out_channels,
+                                                       transposed ? node->out_channels : node->in_channels,
+                                                       plan->capacity));
 }
 
 /* Scratch that the products of a lane share: partial sums, and an aligned copy of one gradient. */

@@ -285,8 +285,10 @@ mmebm_status mmebm__cuda_weight_gradient(const mmebm_device *device, const cuda_
 /* bias[c] += sum over rows and pixels of gradient, in the same way. */
 mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_operand *gradient, int64_t rows,
                                        float *bias, float *partials);
-/* weight_count: with the bias; pixels: of the small side; rows: the most of a call */
-size_t mmebm__cuda_gradient_scratch(int64_t weight_count, int64_t pixels, int64_t rows);
+/* Floats of partials; rows: the most of a call. */
+size_t mmebm__cuda_gradient_scratch(const cuda_geometry *geometry, int64_t small_channels, int64_t large_channels,
+                                    int64_t rows);
+size_t mmebm__cuda_bias_scratch(int64_t channels);
 
 /* ---- layers without weights (cuda_layers.cu). Tensors have the shape of their layers. */
 struct cuda_layer_call {

@@ -36,7 +36,7 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     o.seed = d->seed;
     o.first_chain = first_chain;
     o.observed = observed;
-    o.start = refine ? MMEBM_START_SAMPLE : MMEBM_START_MEAN;
+    o.start = MMEBM_START_MEAN; /* of a draw from an expert half show another digit (docs/training.md) */
     o.langevin_z = refine ? &d->chain_z : NULL;
     o.all_experts = refine != 0;
     if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);

@@ -43,6 +43,8 @@ TEST(conv2d)
         CONV_CASE(KIND, IMAGE(7, 7, 64), 32, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(6, 10, 20), 37, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), -1),
         CONV_CASE(KIND, IMAGE(8, 4, 33), 16, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(5, 9, 40), 72, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
+        CONV_CASE(KIND, IMAGE(30, 1, 72), 33, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), -1),
         CONV_CASE(KIND, IMAGE(28, 28, 3), 16, PAIR(3, 3), PAIR(1, 1), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(28, 28, 1), 5, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),
         CONV_CASE(KIND, IMAGE(14, 10, 40), 72, PAIR(4, 4), PAIR(2, 2), PAIR(1, 1), PAIR(0, 0), 0),

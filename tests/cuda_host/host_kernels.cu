@@ -341,7 +341,12 @@ mmebm_status mmebm__cuda_bias_gradient(const mmebm_device *device, const cuda_op
     return queued<bias_gradient, bias_gradient_now>(device, &call);
 }
 
-size_t mmebm__cuda_gradient_scratch(int64_t, int64_t, int64_t)
+size_t mmebm__cuda_gradient_scratch(const cuda_geometry *, int64_t, int64_t, int64_t)
+{
+    return 0;
+}
+
+size_t mmebm__cuda_bias_scratch(int64_t)
 {
     return 0;
 }
