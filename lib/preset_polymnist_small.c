@@ -4,7 +4,7 @@
  * found).
  *   energy    as "polymnist" with stems of 4x4 convolutions of stride 2 and with bias: its blocks see half the image
  *   decoder   linear to `hidden` units twice, linear to the image; leaky relu between
- *   encoder   4x4 convolutions of stride 2 to nf and 2 nf channels, leaky relu after each; two linear heads
+ *   encoder   4x4 convolutions of stride 2 to nf, 2 nf and 4 nf channels, leaky relu after each; two linear heads
  */
 #include "preset.h"
 
@@ -60,12 +60,13 @@ static mmebm_status decoder(mmebm_network *network, const mmebm_preset_options *
 static mmebm_status encoder(mmebm_network *network, const mmebm_preset_options *options, uint32_t i)
 {
     (void)i;
+    static const char *const names[] = {"conv1", "conv2", "conv3"};
     mmebm_node x;
     MMEBM_TRY(mmebm__preset_image_input(network, options, "x", &x));
-    MMEBM_TRY(halving_conv(network, x, "conv1", options->nf, &x));
-    MMEBM_TRY(leaky_relu(network, x, &x));
-    MMEBM_TRY(halving_conv(network, x, "conv2", 2 * (int64_t)options->nf, &x));
-    MMEBM_TRY(leaky_relu(network, x, &x));
+    for (int layer = 0; layer < 3; ++layer) {
+        MMEBM_TRY(halving_conv(network, x, names[layer], (int64_t)options->nf << layer, &x));
+        MMEBM_TRY(leaky_relu(network, x, &x));
+    }
     return mmebm__preset_heads(network, x, options->latent_size);
 }
 

@@ -28,6 +28,7 @@ enum {
     BIAS_LINE = 1, /* the line of taps whose warpgroup sums the bias too */
     FEWEST_STAGES = 3,
     MOST_STAGES = 5,
+    SLACK_BYTES = EDGE * DEEP * LINE_BYTES, /* checkers of memory take the taps of a product to lie one after another */
     TURN_PITCH = TAPS * LINE_CHANNELS + 8, /* numbers; neighbouring lines meet different banks */
     TURN_BYTES = LINE_CHANNELS * TURN_PITCH * 4,
     ALL_MULTIPLIED = 1 /* a barrier of the warps that multiply */
@@ -237,7 +238,7 @@ static bool plan_gradient(const mmebm_device *device, const cuda_weight_gradient
     plan->image = plan->pitch * (g->in[0] + 1);
     plan->patch_lines = (STEP + 2 * reach_of(*plan) + 7) / 8 * 8;
     const int64_t pixels = call->rows * plan->image, stage = STEP_BYTES + plan->patch_lines * LINE_BYTES;
-    const int64_t stages = ((int64_t)device->block_shared - GRADIENT_HEAD_BYTES) / stage;
+    const int64_t stages = ((int64_t)device->block_shared - GRADIENT_HEAD_BYTES - SLACK_BYTES) / stage;
     plan->stages = (int32_t)(stages < (int64_t)MOST_STAGES ? stages : (int64_t)MOST_STAGES);
     plan->steps = (int32_t)((pixels - reach_of(*plan) + STEP - 1) / STEP);
     plan->part_steps = (int32_t)steps_of_part(g, call->small_channels, call->large_channels);
@@ -269,7 +270,7 @@ mmebm_status mmebm__cuda_gradient_tma(const mmebm_device *device, const cuda_wei
             side_suits(&call->small_side, call->small_shrink) && side_suits(&call->large_side, call->large_shrink) &&
             plan_gradient(device, call, &plan);
     if (!*done || !call->rows) return MMEBM_OK;
-    const int staged = plan.stages * (STEP_BYTES + plan.patch_lines * LINE_BYTES);
+    const int staged = plan.stages * (STEP_BYTES + plan.patch_lines * LINE_BYTES) + SLACK_BYTES;
     const int bytes = GRADIENT_HEAD_BYTES + (staged > TURN_BYTES ? staged : (int)TURN_BYTES);
     CUDA_TRY(describe_side(device, &plan, &call->small_side, STEP, &plan.small_map));
     CUDA_TRY(describe_side(device, &plan, &call->large_side, plan.patch_lines, &plan.large_map));

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "fitted_prior.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "message.h"
 
-enum { COMPONENTS = 40, FITTED_TUPLES = 1000 };
+enum { COMPONENTS = 40, FITTED_TUPLES = 3000 };
 
 static int make_room(uint32_t latent_size, fitted_prior *prior)
 {
@@ -23,18 +24,51 @@ static int make_room(uint32_t latent_size, fitted_prior *prior)
     return 0;
 }
 
-/* latents: room for one draw of every expert for every tuple */
-static mmebm_status draw_and_fit(const drawing *d, const tuples *x, float *latents, fitted_prior *prior)
+/* The first of the experts' means <- their average, for each tuple. */
+static void average_experts(float *latents, size_t numbers)
 {
-    const int64_t drawn[3] = {MODALITIES, x->n, d->latent_size}, listed[2] = {MODALITIES * x->n, d->latent_size};
+    for (size_t i = 0; i < numbers; ++i) {
+        double sum = 0;
+        for (size_t e = 0; e < MODALITIES; ++e) sum += latents[e * numbers + i];
+        latents[i] = (float)(sum / MODALITIES);
+    }
+}
+
+static double mean_of(const float *latents, size_t n, size_t size, size_t d)
+{
+    double sum = 0;
+    for (size_t t = 0; t < n; ++t) sum += latents[t * size + d];
+    return sum / (double)n;
+}
+
+/* Spreads n latents around their mean until they vary as much as draws from N(0, I). */
+static void spread(float *latents, size_t n, size_t size)
+{
+    double squares = 0;
+    for (size_t d = 0; d < size; ++d) {
+        const double mean = mean_of(latents, n, size, d);
+        for (size_t t = 0; t < n; ++t) squares += (latents[t * size + d] - mean) * (latents[t * size + d] - mean);
+    }
+    const double factor = squares > 0 ? sqrt((double)(n * size) / squares) : 1;
+    for (size_t d = 0; d < size; ++d) {
+        const double mean = mean_of(latents, n, size, d);
+        for (size_t t = 0; t < n; ++t) latents[t * size + d] = (float)(mean + factor * (latents[t * size + d] - mean));
+    }
+}
+
+/* latents: room for the means of all experts */
+static mmebm_status encode_and_fit(const drawing *d, const tuples *x, float *latents, fitted_prior *prior)
+{
+    const int64_t encoded[3] = {MODALITIES, x->n, d->latent_size}, listed[2] = {x->n, d->latent_size};
     mmebm_view z;
-    mmebm_status status = mmebm_view_init(&z, latents, 3, drawn);
+    mmebm_status status = mmebm_view_init(&z, latents, 3, encoded);
     if (status == MMEBM_OK)
-        status = mmebm_sampler_encode_draw(d->sampler, MMEBM_ALL_MODALITIES, MMEBM_START_SAMPLE, d->seed, 0, x->view,
-                                           &z);
-    if (status == MMEBM_OK) status = mmebm_view_init(&z, latents, 2, listed);
-    if (status == MMEBM_OK) status = mmebm_latent_mixture_fit(d->context, NULL, &z, &prior->mixture, NULL);
-    return status;
+        status = mmebm_sampler_encode_draw(d->sampler, MMEBM_ALL_MODALITIES, MMEBM_START_MEAN, d->seed, 0, x->view, &z);
+    if (status != MMEBM_OK) return status;
+    average_experts(latents, (size_t)x->n * d->latent_size);
+    spread(latents, x->n, d->latent_size);
+    status = mmebm_view_init(&z, latents, 2, listed);
+    return status == MMEBM_OK ? mmebm_latent_mixture_fit(d->context, NULL, &z, &prior->mixture, NULL) : status;
 }
 
 int fitted_prior_make(const drawing *d, const polymnist_set *set, fitted_prior *prior)
@@ -49,7 +83,7 @@ int fitted_prior_make(const drawing *d, const polymnist_set *set, fitted_prior *
         return failed("no memory to fit a prior to %u tuples", n);
     }
     tuples_paint(&x, set, NULL, 0);
-    status = draw_and_fit(d, &x, latents, prior);
+    status = encode_and_fit(d, &x, latents, prior);
     tuples_free(&x);
     free(latents);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "fitting a prior to latents");

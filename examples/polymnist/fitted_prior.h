@@ -4,14 +4,15 @@
 
 #include "evaluate.h"
 
-/* A mixture of Gaussians fitted to the latents of real tuples, to draw from in place of the prior p0: training pulls
- * the latents of data away from p0, and samples from p0 then fall beside them. */
+/* A mixture of Gaussians fitted to what experts agree on in real tuples, the averages of their means, to draw from in
+ * place of the prior p0: these lie in clusters, and samples from p0 fall between them. */
 typedef struct fitted_prior {
     mmebm_latent_mixture mixture;
     float *memory;
 } fitted_prior;
 
-/* Fits to one draw of every expert's q(z|x) for tuples of `set`, which should be one to train on. 0 or -1. */
+/* Fits to averages from tuples of `set`, which should be one to train on. An average of means varies less than the
+ * latents that decoders have learnt from: they are spread to vary as draws from p0 do. 0 or -1. */
 int fitted_prior_make(const drawing *d, const polymnist_set *set, fitted_prior *prior);
 void fitted_prior_free(fitted_prior *prior);
 

@@ -46,7 +46,7 @@ static const option_row rows[] = {
     ROW("--set", ALWAYS, LIST, set, 0, 0,
         "NAME=VALUE  another setting of the training and its chains (names below); repeatable"),
     ROW("--whiten", ALWAYS, FLAG, whiten, 0, 0,
-        "rename z so that latents of tuples have the prior's moments, pictures stay (with --train always)"),
+        "rename z so that what experts agree on varies as the prior does, pictures stay (with --train always)"),
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
     ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (60)"),
     ROW("--seconds", TRAINING, REAL, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),

@@ -33,9 +33,9 @@ static const preset_row presets[] = {
     {"polymnist-small", "polymnist-small", 32, 32, 32, 8, 256, 20, 0,
      {SHORT_CHAINS, "generator.rate=0.002", "inference.rate=0.001", "ema=0.99"}},
     /* tens of thousands of steps, on a GPU (docs/training.md, "On a GPU") */
-    {"polymnist-long", "polymnist-small", 128, 64, 32, 8, 256, 20, 0.5,
-     {SHORT_CHAINS, "stratified=1", "langevin_z.n_steps=6", "generator.rate=5e-4", "inference.rate=2e-4",
-      "guard_energy=20000"}},
+    {"polymnist-long", "polymnist-small", 128, 48, 32, 8, 256, 20, 0.5,
+     {SHORT_CHAINS, "stratified=1", "langevin_z.n_steps=12", "mala_target=0.35", "generator.rate=5e-4",
+      "inference.rate=2e-4", "weight_inference_revised=0.25", "energy_penalty=3e-5", "guard_energy=20000"}},
 };
 
 static const preset_row *preset_of(const char *name)

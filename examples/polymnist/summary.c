@@ -50,7 +50,7 @@ static void print_table(FILE *out, const measures *m, const char *title)
         fprintf(out, "  revised - generator samples: %+.4f +-%.4f (of the same z; %u tuples gained, %u lost)\n",
                 m->revision.mean, m->revision.error, m->revision.gained, m->revision.lost);
     fprintf(out, "  (digits: effective number, e^entropy, among the tuples that agree; 10 is best.\n"
-                 "  fitted prior: z from 40 Gaussians fitted to latents of training tuples, not from p0)\n");
+                 "  fitted prior: z from 40 Gaussians fitted to what experts agree on in real tuples, not from p0)\n");
     fprintf(out, "\nDo filled-in pictures show the digit that was given?\n");
     fprintf(out, "  %-25s %6s         %7s   %8s  %6s\n", "", "right", "chance", "pictures", "tuples");
     row_of_conditional(out, "from one given", &m->given_one);

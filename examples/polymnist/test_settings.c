@@ -63,15 +63,16 @@ TEST(the_papers_networks_train_by_the_librarys_defaults)
     CHECK(settings_difference(&s, &wanted, &a, &b) == NULL && s.batch == 128);
 }
 
-TEST(a_long_training_has_the_small_decoders_wider_encoders_and_lower_rates)
+TEST(a_long_training_has_the_small_decoders_wider_encoders_and_longer_chains)
 {
     options o;
     mmebm_trainer_options s;
     REQUIRE(PARSE(&o, "--train", "--preset", "polymnist-long") == OPTIONS_OK && settings_make(&o, 9, &s) == 0);
     CHECK(strcmp(settings_networks(&o), "polymnist-small") == 0 && o.batch == 128 && o.latent == 20 && o.whiten);
-    CHECK(o.nf == 64 && o.likelihood_scale == 0.5);
+    CHECK(o.nf == 48 && o.likelihood_scale == 0.5);
     CHECK(s.generator.rate == 5e-4f && s.inference.rate == 2e-4f && s.langevin_x.n_steps == 5);
-    CHECK(s.stratified == 1 && s.langevin_z.n_steps == 6);
+    CHECK(s.stratified == 1 && s.langevin_z.n_steps == 12 && s.mala_target == 0.35f);
+    CHECK(s.weight_inference_revised == 0.25f && s.energy_penalty == 3e-5f);
     REQUIRE(PARSE(&o, "--train", "--preset", "polymnist-long", "--likelihood-scale", "0.7") == OPTIONS_OK);
     CHECK(o.likelihood_scale == 0.7);
 }
@@ -141,7 +142,7 @@ int main(void)
     RUN(fields_are_set_by_name);
     RUN(what_cannot_be_set_is_refused_and_changes_nothing);
     RUN(the_papers_networks_train_by_the_librarys_defaults);
-    RUN(a_long_training_has_the_small_decoders_wider_encoders_and_lower_rates);
+    RUN(a_long_training_has_the_small_decoders_wider_encoders_and_longer_chains);
     RUN(the_command_line_goes_before_the_preset);
     RUN(contradictions_are_refused);
     RUN(measures_are_a_table);

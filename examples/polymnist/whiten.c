@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  *     c = mean over tuples and experts of the means of q_e(z|x_e)
- *     R R^T = the means' covariance + the mean of the variances
+ *     T = the means' covariance + the mean of the variances: that of draws from the experts
+ *     S = covariance over tuples of the average of a tuple's means
+ *     R R^T = S D / trace(T^-1 S)
  *     decoders    W z + b = (W R) z' + (b + W c)         first layers
  *     encoders    mean' = R^-1 (mean - c)                last layers
- *                 scale' = sqrt(diag(R^-1 S^2 R^-T)) at the mean scale S, to first order in the layer's output around
- *                 it: an expert's covariance is diagonal before and after, so this part is not exact
+ *                 scale' = sqrt(diag(R^-1 S_e^2 R^-T)) at the mean scale S_e, to first order in the layer's output
+ *                 around it: an expert's covariance is diagonal before and after, so this part is not exact
+ *
+ * What one expert knows of its own picture alone averages out in S; what all of them see stays. So draws from the prior
+ * vary most in what pictures have in common, and as much in all as draws from the experts do, by the measure T.
  */
 #include "whiten.h"
 
@@ -23,10 +28,11 @@ typedef struct whitening {
     mmebm_model *model;
     uint32_t size;
     double *memory;
-    double *c, *r;                  /* [D], [D, D], lower triangle */
-    double *inverse;                /* of r, lower triangle */
+    double *c, *r;                  /* [D], [D, D], lower triangle: T, then R */
+    double *inverse;                /* of r's factor, lower triangle */
+    double *shared;                 /* [D, D], lower triangle: S */
     double *scale[MODALITIES];      /* [D]: mean over tuples */
-    double rows;                    /* tuples times experts */
+    double tuples;
     double floor;                   /* of the encoders' scale */
 } whitening;
 
@@ -40,68 +46,97 @@ static int open_whitening(mmebm_context *context, mmebm_model *model, whitening 
     if (options.posterior_scale != MMEBM_SCALE_SOFTPLUS)
         return failed("whitening wants encoders with a scale of softplus, the model's is of kind %u",
                       (unsigned)options.posterior_scale);
-    w->memory = calloc(size * (1 + 2 * size + MODALITIES), sizeof *w->memory);
+    w->memory = calloc(size * (1 + 3 * size + MODALITIES), sizeof *w->memory);
     if (!w->memory) return failed("no memory for the moments of %zu latents", size);
     w->c = w->memory;
     w->r = w->c + size;
     w->inverse = w->r + size * size;
-    for (int e = 0; e < MODALITIES; ++e) w->scale[e] = w->inverse + size * (size + (size_t)e);
+    w->shared = w->inverse + size * size;
+    for (int e = 0; e < MODALITIES; ++e) w->scale[e] = w->shared + size * (size + (size_t)e);
     return 0;
 }
 
 /* ---- moments */
 
-/* Adds n tuples of one expert: r gets second moments about 0. */
-static void add_moments(whitening *w, int expert, uint32_t n, const float *mean, const float *scale)
+/* Adds n tuples of one expert to c and to r, which gets second moments about 0, and to the tuples' averages. */
+static void add_expert(whitening *w, int expert, uint32_t n, const float *mean, const float *scale, double *average)
 {
     const uint32_t size = w->size;
-    for (uint32_t t = 0; t < n; ++t, mean += size, scale += size) {
+    for (uint32_t t = 0; t < n; ++t, mean += size, scale += size, average += size) {
         for (uint32_t i = 0; i < size; ++i) {
-            w->c[i] += mean[i];
+            average[i] += (double)mean[i] / MODALITIES;
             w->scale[expert][i] += scale[i];
             for (uint32_t j = 0; j <= i; ++j) w->r[i * size + j] += (double)mean[i] * mean[j];
             w->r[i * size + i] += (double)scale[i] * scale[i];
         }
     }
-    w->rows += n;
 }
 
-/* Sums <- mean and covariance. */
+static void add_averages(whitening *w, uint32_t n, const double *average)
+{
+    const uint32_t size = w->size;
+    for (uint32_t t = 0; t < n; ++t, average += size) {
+        for (uint32_t i = 0; i < size; ++i) {
+            w->c[i] += average[i];
+            for (uint32_t j = 0; j <= i; ++j) w->shared[i * size + j] += average[i] * average[j];
+        }
+    }
+    w->tuples += n;
+}
+
+/* Sums <- means and covariances. */
 static void end_moments(whitening *w)
 {
     const uint32_t size = w->size;
     for (uint32_t i = 0; i < size; ++i) {
-        w->c[i] /= w->rows;
-        for (int e = 0; e < MODALITIES; ++e) w->scale[e][i] /= w->rows / MODALITIES;
+        w->c[i] /= w->tuples;
+        for (int e = 0; e < MODALITIES; ++e) w->scale[e][i] /= w->tuples;
     }
     for (uint32_t i = 0; i < size; ++i)
-        for (uint32_t j = 0; j <= i; ++j) w->r[i * size + j] = w->r[i * size + j] / w->rows - w->c[i] * w->c[j];
+        for (uint32_t j = 0; j <= i; ++j) {
+            const double square = w->c[i] * w->c[j];
+            w->r[i * size + j] = w->r[i * size + j] / (w->tuples * MODALITIES) - square;
+            w->shared[i * size + j] = w->shared[i * size + j] / w->tuples - square;
+        }
+}
+
+static mmebm_status measure_portion(whitening *w, mmebm_sampler *sampler, const tuples *x, float *memory,
+                                    double *average)
+{
+    const int64_t shape[2] = {x->n, w->size};
+    const size_t numbers = (size_t)x->n * w->size;
+    mmebm_view mean, scale;
+    mmebm_status status = mmebm_view_init(&mean, memory, 2, shape);
+    if (status == MMEBM_OK) status = mmebm_view_init(&scale, memory + numbers, 2, shape);
+    memset(average, 0, numbers * sizeof *average);
+    for (uint32_t e = 0; e < MODALITIES && status == MMEBM_OK; ++e) {
+        status = mmebm_sampler_encode(sampler, e, &x->view[e], &mean, &scale);
+        if (status == MMEBM_OK) add_expert(w, (int)e, x->n, memory, memory + numbers, average);
+    }
+    add_averages(w, x->n, average);
+    return status;
 }
 
 static int measure(whitening *w, mmebm_sampler *sampler, const polymnist_set *set)
 {
     const uint32_t count = set->count < MEASURED_TUPLES ? set->count : MEASURED_TUPLES;
+    const size_t numbers = (size_t)PORTION * w->size;
     mmebm_status status = MMEBM_OK;
-    float *memory = malloc((size_t)2 * PORTION * w->size * sizeof *memory);
+    double *average = malloc(numbers * sizeof *average);
+    float *memory = malloc(2 * numbers * sizeof *memory);
     tuples x;
-    if (!memory || tuples_create(&x, PORTION)) {
+    if (!average || !memory || tuples_create(&x, PORTION)) {
+        free(average);
         free(memory);
         return failed("no memory to encode tuples");
     }
     for (uint32_t first = 0; first < count && status == MMEBM_OK; first += PORTION) {
-        const uint32_t n = count - first < PORTION ? count - first : PORTION;
-        const int64_t shape[2] = {n, w->size};
-        tuples_use(&x, n);
+        tuples_use(&x, count - first < PORTION ? count - first : PORTION);
         tuples_paint(&x, set, NULL, first);
-        for (uint32_t e = 0; e < MODALITIES && status == MMEBM_OK; ++e) {
-            mmebm_view mean, scale;
-            status = mmebm_view_init(&mean, memory, 2, shape);
-            if (status == MMEBM_OK) status = mmebm_view_init(&scale, memory + (size_t)n * w->size, 2, shape);
-            if (status == MMEBM_OK) status = mmebm_sampler_encode(sampler, e, &x.view[e], &mean, &scale);
-            if (status == MMEBM_OK) add_moments(w, (int)e, n, memory, memory + (size_t)n * w->size);
-        }
+        status = measure_portion(w, sampler, &x, memory, average);
     }
     tuples_free(&x);
+    free(average);
     free(memory);
     end_moments(w);
     return status == MMEBM_OK ? 0 : library_failed(w->context, status, "measuring the latents' moments");
@@ -128,6 +163,29 @@ static int factorise(whitening *w)
         }
     }
     return 0;
+}
+
+/* trace(T^-1 S), from the inverse of T's factor */
+static double shared_trace(const whitening *w)
+{
+    const uint32_t size = w->size;
+    double trace = 0;
+    for (uint32_t i = 0; i < size; ++i) {
+        const double *row = w->inverse + (size_t)i * size;
+        for (uint32_t j = 0; j <= i; ++j)
+            for (uint32_t k = 0; k <= j; ++k) trace += (j == k ? 1 : 2) * row[j] * row[k] * w->shared[j * size + k];
+    }
+    return trace;
+}
+
+/* r <- R, inverse <- R^-1 */
+static int choose_names(whitening *w)
+{
+    if (factorise(w)) return -1;
+    const double gain = w->size / shared_trace(w);
+    for (size_t k = 0; k < (size_t)w->size * w->size; ++k) w->r[k] = gain * w->shared[k];
+    memset(w->inverse, 0, (size_t)w->size * w->size * sizeof *w->inverse);
+    return factorise(w);
 }
 
 /* ---- layers */
@@ -261,7 +319,7 @@ int whiten_latents(mmebm_context *context, mmebm_model *model, mmebm_sampler *sa
 {
     whitening w;
     mmebm_status status = MMEBM_OK;
-    int bad = open_whitening(context, model, &w) || measure(&w, sampler, set) || factorise(&w);
+    int bad = open_whitening(context, model, &w) || measure(&w, sampler, set) || choose_names(&w);
     for (int m = 0; m < MODALITIES && !bad; ++m)
         for (int kind = 0; kind < KINDS && status == MMEBM_OK; ++kind) status = whiten_layer(&w, m, kind);
     free(w.memory);
