@@ -588,6 +588,10 @@ typedef struct mmebm_sample_options {
                                                  of which the one that ends at the lowest energy E(z) is kept; 0
                                                  (default) = one chain, from an expert drawn uniformly */
     uint32_t reserved;                        /* must be 0 */
+    float guidance;     /* given: z starts at so many times what q gives, away from the prior's mean 0. Means of q are
+                           averages over all that the given leaves open, nearer to 0 than any latent; what is decoded
+                           from further out is sharper. 0 (default) = 1 = as q gives it */
+    uint32_t reserved1; /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_sample_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sample_options *options, size_t size);
 #define mmebm_sample_options_init(options) mmebm_sample_options_init_sized((options), sizeof *(options))

@@ -27,14 +27,18 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: start is %u, wanted MMEBM_START_SAMPLE or _MEAN", what,
                            options->start);
     const uint64_t observed = options->observed;
-    if (!with_given && (observed || options->langevin_z))
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: observed and langevin_z are set, wanted them unset here",
-                           what);
+    if (!with_given && (observed || options->langevin_z || options->guidance != 0.0f))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                           "%s: observed, langevin_z or guidance is set, wanted all of them unset here", what);
     if (with_given && (observed == 0 || observed & ~sampler->all || observed == sampler->all))
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
                            (unsigned long long)observed, sampler->modalities);
+    if (!isfinite(options->guidance) || options->guidance < 0.0f)
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: guidance is %g, wanted a positive number, or 0 for none", what,
+                           (double)options->guidance);
     MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved));
+    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1));
     if (options->all_experts > 1 || (options->all_experts && !options->langevin_z))
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: all_experts is %u %s langevin_z, wanted 0, or 1 with it",
                            what, options->all_experts, options->langevin_z ? "with" : "without");
@@ -129,12 +133,21 @@ static mmebm_status keep_lowest(mmebm_sampler *sampler, uint32_t experts, int64_
     return MMEBM_OK;
 }
 
-/* z <- q(z | x_O), then langevin_z if asked. */
+/* z <- guidance z */
+static mmebm_status guide(mmebm_sampler *sampler, float guidance, int64_t rows)
+{
+    const mmebm_context *context = sampler->context;
+    if (guidance == 0.0f || guidance == 1.0f) return MMEBM_OK;
+    return context->ops->combine(context->device, rows * sampler->latent_size, sampler->z, guidance, sampler->z, 0.0f);
+}
+
+/* z <- q(z | x_O), guided, then langevin_z if asked. */
 static mmebm_status draw_given(mmebm_sampler *sampler, const sample_plan *plan, int64_t rows)
 {
     const mmebm_sample_options *options = &plan->options;
     const uint32_t experts = options->all_experts ? (uint32_t)__builtin_popcountll(options->observed) : 1;
     MMEBM_TRY(mmebm__draw_rows(sampler, options->observed, options->start, !options->all_experts, rows));
+    MMEBM_TRY(guide(sampler, options->guidance, experts * rows));
     if (!options->langevin_z) return MMEBM_OK;
     const mmebm_chain_observer observer = options->all_experts && plan->z.method != MMEBM_MALA ? look_on : NULL;
     MMEBM_TRY(mmebm__langevin_z_rows(sampler, &plan->z, plan->posterior, experts, rows, observer, NULL));

@@ -36,7 +36,8 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     o.seed = d->seed;
     o.first_chain = first_chain;
     o.observed = observed;
-    o.start = MMEBM_START_MEAN; /* of a draw from an expert half show another digit (docs/training.md) */
+    o.start = MMEBM_START_MEAN; /* half of the draws from an expert show another digit (docs/training.md) */
+    o.guidance = d->guidance;
     o.langevin_z = refine ? &d->chain_z : NULL;
     o.all_experts = refine != 0;
     if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);
@@ -222,7 +223,11 @@ static int judge_filled_in(const drawing *d, const judges *panel, const polymnis
 int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
 {
     const uint32_t count = at_most(d->judged * 2 / 5, test->count);
-    if (judge_filled_in(d, panel, test, count, 1, &m->given_one)) return -1;
+    drawing plain = *d;
+    plain.guidance = 1;
+    if (judge_filled_in(d, panel, test, count, 1, &m->given_one) ||
+        judge_filled_in(&plain, panel, test, count, 1, &m->unguided))
+        return -1;
     if (interrupt_came()) return 0;
     return judge_filled_in(d, panel, test, count, 0, &m->given_four);
 }

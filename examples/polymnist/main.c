@@ -124,7 +124,7 @@ static int prepare_drawing(program *p, const mmebm_trainer_options *settings, do
     mmebm_sampler_options o;
     mmebm_status status;
     p->draw = (drawing){.context = p->context, .latent_size = mmebm_model_latent_size(p->model), .seed = p->given.seed,
-                        .judged = p->given.judged};
+                        .guidance = (float)p->given.guidance, .judged = p->given.judged};
     status = mmebm_sampler_options_init(&o);
     o.capacity = CAPACITY;
     o.precision = p->given.precision;

@@ -96,6 +96,9 @@ TEST(contradictions_are_refused)
     options o;
     REQUIRE(PARSE(&o, "--data", "somewhere") == OPTIONS_OK);
     CHECK(!o.train && strcmp(o.model, "somewhere/model.safetensors") == 0 && strcmp(o.preset, "polymnist-small") == 0);
+    CHECK(o.guidance == 1.75);
+    REQUIRE(PARSE(&o, "--guidance", "1") == OPTIONS_OK);
+    CHECK(o.guidance == 1);
     CHECK(PARSE(&o, "--steps", "3") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--model", "m.safetensors") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--fresh", "--resume") == OPTIONS_BAD);

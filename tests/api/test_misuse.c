@@ -769,7 +769,17 @@ static void misuse_samples(scene *on)
     options.reserved = 1;
     REFUSES(UNKNOWN_OPTION, mmebm_sampler_sample_given(s, &options, d->x));
     options.reserved = 0;
+    options.reserved1 = 1;
+    REFUSES(UNKNOWN_OPTION, mmebm_sampler_sample_given(s, &options, d->x));
+    options.reserved1 = 0;
+    options.guidance = -1.0f;
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
+    options.guidance = INFINITY;
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
     options.observed = 0;
+    options.guidance = 2.0f; /* of nothing that is given */
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.guidance = 0.0f;
     d->x[0].shape[0] = ROWS + 2;
     REFUSES(SHAPE, mmebm_sampler_sample(s, &options, d->x));
 }

@@ -248,6 +248,41 @@ TEST(sample_given_is_made_of_its_pieces)
     close_fixture(&f);
 }
 
+/* Guidance 2 decodes from twice the mean of q; chains start from there. */
+TEST(guidance_multiplies_the_start)
+{
+    enum { D = 4 };
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float mean[N * D], scale[N * D], z[N * D], generated[2][N * 8];
+    mmebm_view means = view_of(mean, 2, (int64_t[]){N, D}), scales = view_of(scale, 2, (int64_t[]){N, D});
+    mmebm_view latents = view_of(z, 3, (int64_t[]){1, N, D}), listed = view_of(z, 2, (int64_t[]){N, D});
+    mmebm_sample_options options;
+    mmebm_langevin_options chain;
+    OK(f.context, mmebm_langevin_z_options_init(&chain));
+    chain.n_steps = 3;
+    chain.observed = 2;
+    OK(f.context, mmebm_sampler_encode(f.sampler, 1, &f.views[1], &means, &scales));
+    for (int refined = 0; refined < 2; ++refined) {
+        mmebm_view outputs[MODALITIES];
+        for (int i = 0; i < MODALITIES; ++i)
+            outputs[i] = i == 1 ? f.views[1] : view_of(generated[i / 2], 2, (int64_t[]){N, f.sizes[i]});
+        for (int k = 0; k < N * D; ++k) z[k] = 2.0f * mean[k];
+        if (refined) OK(f.context, mmebm_sampler_langevin_z(f.sampler, &chain, f.views, &latents, NULL));
+        OK(f.context, mmebm_sampler_generate(f.sampler, &listed, outputs));
+        memcpy(f.x[1], f.start[1], sizeof f.x[1]);
+        OK(f.context, mmebm_sample_options_init(&options));
+        options.observed = 2;
+        options.start = MMEBM_START_MEAN;
+        options.guidance = 2.0f;
+        options.langevin_z = refined ? &chain : NULL;
+        OK(f.context, mmebm_sampler_sample_given(f.sampler, &options, f.views));
+        CHECK(memcmp(f.x[0], generated[0], sizeof(float) * (size_t)(N * f.sizes[0])) == 0);
+        CHECK(memcmp(f.x[2], generated[1], sizeof(float) * (size_t)(N * f.sizes[2])) == 0);
+    }
+    close_fixture(&f);
+}
+
 /* With all_experts, of a tuple's chains the one whose energy ends lowest makes the pictures: the calls one by one. */
 static void check_all_experts(uint32_t method)
 {
@@ -313,6 +348,7 @@ int main(void)
     RUN(records_agree_with_the_energy);
     RUN(bounds_hold);
     RUN(sample_given_is_made_of_its_pieces);
+    RUN(guidance_multiplies_the_start);
     RUN(of_all_experts_the_lowest_is_kept);
     return HARNESS_RESULT();
 }
