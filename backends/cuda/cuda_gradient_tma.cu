@@ -124,10 +124,11 @@ struct gradient_block {
     __device__ __forceinline__ void store(const float *lines, float *out) const
     {
         const cuda_weight_gradient &call = plan.call;
-        const int32_t lane = (int32_t)threadIdx.x % 32, tiles = min(call.small_channels - small0, (int)LINE_CHANNELS);
+        const int32_t lane = (int32_t)threadIdx.x % 32;
+        const int32_t lines_used = min(call.small_channels - small0, (int)LINE_CHANNELS);
         const int32_t channels = min(call.large_channels - large0, (int)LINE_CHANNELS);
 #pragma unroll 4
-        for (int32_t row = (int32_t)threadIdx.x / 32; row < tiles * TAPS; row += WARPS) {
+        for (int32_t row = (int32_t)threadIdx.x / 32; row < lines_used * TAPS; row += WARPS) {
             const float *from = lines + row / TAPS * TURN_PITCH + row % TAPS * LINE_CHANNELS;
             float *to = out + (int64_t)(small0 * TAPS + row) * call.large_channels + large0;
             if (lane < channels) to[lane] = from[lane];
