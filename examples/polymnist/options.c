@@ -48,7 +48,7 @@ static const option_row rows[] = {
     ROW("--whiten", ALWAYS, FLAG, whiten, 0, 0,
         "rename z so that what experts agree on varies as the prior does, pictures stay (with --train always)"),
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
-    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (120)"),
+    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (60)"),
     ROW("--guidance", ALWAYS, REAL, guidance, 1e-3, 1e3, "X  when filling in, z starts at X times an expert's mean (1.75)"),
     ROW("--seconds", TRAINING, REAL, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),
     ROW("--steps", TRAINING, U64, steps, 1, 4e9, "N  train for exactly so many steps: repeatable, unlike --seconds"),
