@@ -35,8 +35,8 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
                            (unsigned long long)observed, sampler->modalities);
     if (!isfinite(options->guidance) || options->guidance < 0.0f)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: guidance is %g, wanted a positive number, or 0 for none", what,
-                           (double)options->guidance);
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: guidance is %g, wanted a positive number, or 0 for none",
+                           what, (double)options->guidance);
     MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved));
     MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1));
     if (options->all_experts > 1 || (options->all_experts && !options->langevin_z))
