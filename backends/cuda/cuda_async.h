@@ -145,25 +145,34 @@ template <int PENDING> static __device__ __forceinline__ void warpgroup_wait()
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(PENDING) : "memory");
 }
 
-/* A tile of lines as the right factor: 128-byte swizzle (which is chunk_place), 1024 bytes from one eight lines to the
- * next; `address` is a multiple of 1024, plus 32 for each 16 numbers along the lines. */
-static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
+/* A factor in shared memory; leading, stride: bytes. */
+static __device__ __forceinline__ uint64_t factor_descriptor(uint32_t address, uint32_t leading, uint32_t stride,
+                                                             uint32_t swizzle)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(leading >> 4) << 16 | (uint64_t)(stride >> 4) << 32 |
+           (uint64_t)swizzle << 62;
 }
 
-/* The same lines as a factor that is wanted channel by channel: of the lines' 64 numbers one product takes all; `next`
- * bytes on begin the lines of the next 64. `address` is that of any line. */
+enum { SWIZZLE_NONE = 0, SWIZZLE_128 = 1 /* which is chunk_place */ };
+
+/* Lines as a factor that is wanted channel by channel: of the lines' 64 numbers one product takes all; `next` bytes on
+ * begin the lines of the next 64. `address` is that of any line. */
 static __device__ __forceinline__ uint64_t column_descriptor(uint32_t address, uint32_t next)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(next >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
-           (uint64_t)1 << 62;
+    return factor_descriptor(address, next, 1024, SWIZZLE_128);
+}
+
+/* A tile of lines as the right factor: 1024 bytes from one eight lines to the next; `address` is a multiple of 1024,
+ * plus 32 for each 16 numbers along the lines. */
+static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address)
+{
+    return factor_descriptor(address, 16, 1024, SWIZZLE_128);
 }
 
 /* 16 lines of eight numbers, all the same: however they are taken, they lie in 256 bytes from `address` on. */
 static __device__ __forceinline__ uint64_t constant_descriptor(uint32_t address)
 {
-    return (uint64_t)((address & 0x3ffffu) >> 4) | (uint64_t)(128 >> 4) << 16 | (uint64_t)(128 >> 4) << 32;
+    return factor_descriptor(address, 128, 128, SWIZZLE_NONE);
 }
 
 #define FOUR_SUMS(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
@@ -261,10 +270,10 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 /* A run of bytes: multiples of 16 at addresses of such. */
 static __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier)
 {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(target),
-        "l"(source), "r"(bytes), "r"(barrier)
-        : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(
+                     target),
+                 "l"(source), "r"(bytes), "r"(barrier)
+                 : "memory");
 }
 
 /* The lines that `map` gives from pixel (x, y) of a row on, from channel c on. */

@@ -116,7 +116,8 @@ static inline void count_tiles(tma_plan *plan, int32_t tile)
 struct tma_pixels {
     const void *data;
     int32_t factors, channels, height, width, step;
-    int64_t pixel_bytes, rows; /* from a pixel to its neighbour */
+    int64_t pixel_bytes; /* from a pixel to its neighbour */
+    int64_t rows;
     int32_t zeros, lines;
 };
 mmebm_status mmebm__cuda_describe_pixels(const mmebm_device *device, const tma_pixels *pixels, CUtensorMap *map);

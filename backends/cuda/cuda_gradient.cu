@@ -380,14 +380,6 @@ static int32_t tile_width(int32_t channels)
     return width;
 }
 
-/* Whether a side's chunks lie at multiples of 16 bytes. Those of f32 may reach into what lies between pixels. */
-static int lies_in_chunks(const cuda_tensor *side)
-{
-    const int32_t numbers = side->type == TYPE_BF16 ? CHUNK_CHANNELS : CHUNK_FLOATS;
-    return side->stride % numbers == 0 && reinterpret_cast<uintptr_t>(side->data) % 16 == 0 &&
-           (side->type == TYPE_F32 || side->channels % numbers == 0);
-}
-
 static gradient_plan plan_gradient(const cuda_weight_gradient *call, int32_t step_pixels)
 {
     const cuda_geometry *g = &call->geometry;

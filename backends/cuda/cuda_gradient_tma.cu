@@ -198,8 +198,7 @@ static __global__ void __launch_bounds__(GRADIENT_THREADS, 1)
 
 static int side_suits(const cuda_tensor *side, int32_t shrink)
 {
-    return shrink == 1 && !side->period && side->type == TYPE_BF16 && side->stride % CHUNK_CHANNELS == 0 &&
-           reinterpret_cast<uintptr_t>(side->data) % UNIT == 0;
+    return shrink == 1 && !side->period && side->type == TYPE_BF16 && lies_in_chunks(side);
 }
 
 static int shape_suits(const cuda_geometry *g, int64_t small_channels, int64_t large_channels)
@@ -213,19 +212,25 @@ static int64_t tiles_of(int64_t channels)
     return (channels + LINE_CHANNELS - 1) / LINE_CHANNELS;
 }
 
+/* Of an image, with zeros. */
+static int64_t image_pixels(const cuda_geometry *g)
+{
+    return (int64_t)(g->in[0] + 1) * (g->in[1] + 1);
+}
+
 /* As many images as make a block of each tile for every image, or more if they are small. */
 static int64_t steps_of_part(const cuda_geometry *g, int64_t small_channels, int64_t large_channels)
 {
-    const int64_t image = (int64_t)(g->in[0] + 1) * (g->in[1] + 1), wanted = (PART_PIXELS + image - 1) / image;
+    const int64_t image = image_pixels(g), wanted = (PART_PIXELS + image - 1) / image;
     const int64_t tiles = tiles_of(small_channels) * tiles_of(large_channels);
     return ((tiles > wanted ? tiles : wanted) * image + STEP - 1) / STEP;
 }
 
 int64_t mmebm__cuda_gradient_parts(const cuda_geometry *g, int64_t small_channels, int64_t large_channels, int64_t rows)
 {
-    const int64_t part = steps_of_part(g, small_channels, large_channels) * STEP;
     if (!shape_suits(g, small_channels, large_channels)) return 0;
-    return (rows * (g->in[0] + 1) * (g->in[1] + 1) + part - 1) / part;
+    const int64_t part = steps_of_part(g, small_channels, large_channels) * STEP;
+    return (rows * image_pixels(g) + part - 1) / part;
 }
 
 /* False if too large. */
@@ -236,7 +241,7 @@ static bool plan_gradient(const mmebm_device *device, const cuda_weight_gradient
     plan->target = target_of(call, TAPS);
     plan->zeros = 1;
     plan->pitch = g->in[1] + 1;
-    plan->image = plan->pitch * (g->in[0] + 1);
+    plan->image = (int32_t)image_pixels(g);
     plan->patch_lines = (STEP + 2 * reach_of(*plan) + 7) / 8 * 8;
     const int64_t pixels = call->rows * plan->image, stage = STEP_BYTES + plan->patch_lines * LINE_BYTES;
     const int64_t stages = ((int64_t)device->block_shared - GRADIENT_HEAD_BYTES - SLACK_BYTES) / stage;

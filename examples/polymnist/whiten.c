@@ -58,7 +58,7 @@ static int open_whitening(mmebm_context *context, mmebm_model *model, whitening 
 
 /* ---- moments */
 
-/* Adds n tuples of one expert to c and to r, which gets second moments about 0, and to the tuples' averages. */
+/* Adds n tuples of one expert to r, which gets second moments about 0, and to the tuples' averages. */
 static void add_expert(whitening *w, int expert, uint32_t n, const float *mean, const float *scale, double *average)
 {
     const uint32_t size = w->size;
@@ -184,7 +184,6 @@ static int choose_names(whitening *w)
     if (factorise(w)) return -1;
     const double gain = w->size / shared_trace(w);
     for (size_t k = 0; k < (size_t)w->size * w->size; ++k) w->r[k] = gain * w->shared[k];
-    memset(w->inverse, 0, (size_t)w->size * w->size * sizeof *w->inverse);
     return factorise(w);
 }
 
