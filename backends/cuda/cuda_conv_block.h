@@ -378,7 +378,7 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
                 if (AHEAD) wait_for_sums();
                 store_narrow<BN>(product, member->places, lines, lane, LINES, n0, pixel_of);
             }
-            release(&head->sums_empty[warp]);
+            release_by_lanes(&head->sums_empty[warp]);
         }
     }
 };
@@ -395,7 +395,7 @@ template <int WARPS, int STORERS> static __device__ __forceinline__ void open_ba
         barrier_open(shared_address(&head->patch_split[tid - MAX_STAGES]), SPLITTERS);
         barrier_open(shared_address(&head->patch_empty[tid - MAX_STAGES]), WARPS);
     } else if (tid >= 32 && tid < 32 + MAX_WARPS) {
-        barrier_open(shared_address(&head->sums_empty[tid - 32]), STORERS);
+        barrier_open(shared_address(&head->sums_empty[tid - 32]), STORERS * 32);
     } else if (tid >= 32 + MAX_WARPS && tid < 32 + MAX_WARPS + MAX_WARPS / 4) {
         barrier_open(shared_address(&head->stored[tid - 32 - MAX_WARPS]), STORERS * 4);
     }

@@ -97,7 +97,7 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
                                                            0, pixel_of, bias_in_memory(all.products[k]), wait_for_sums,
                                                            keep);
             publish_copies();
-            release(&head->sums_empty[warp]);
+            release_by_lanes(&head->sums_empty[warp]);
             release(&head->stored[warp / 4]);
         }
     }

@@ -70,11 +70,19 @@ static __device__ __forceinline__ pixel_place find_pixel(const plan_type &plan, 
     return {pixel / plan.image, within / plan.pitch - plan.zeros, within % plan.pitch - plan.zeros};
 }
 
-/* By each warp: all its lanes are done. */
+/* By each warp: all its lanes are done with memory that wgmma reads. */
 static __device__ __forceinline__ void release(uint64_t *barrier)
 {
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(shared_address(barrier));
+}
+
+/* The same of memory that lanes read themselves: each arrives, since checkers of races do not follow one that arrives
+ * for its warp. */
+static __device__ __forceinline__ void release_by_lanes(uint64_t *barrier)
+{
+    __syncwarp();
+    barrier_arrive(shared_address(barrier));
 }
 
 /* The same pixel of the block's next tile. */
