@@ -80,15 +80,15 @@ const char *mmebm_last_error(const mmebm_context *context)
 
 /* ---- memory */
 
-/* Large buffers in large pages, where the system gives these to those who ask: a first touch of each small page takes
- * longer than what is written there. */
-static void ask_for_large_pages(char *memory, size_t size)
+/* Of the common processors; elsewhere an alignment like any other. */
+static const size_t LARGE_PAGE = (size_t)2 << 20;
+
+/* Buffers of so many bytes in large pages, where the system gives these to those who ask: to be given small ones, one
+ * at each first touch, takes longer than what is written there. Refused: small ones serve. */
+static void ask_for_large_pages(void *memory, size_t size)
 {
 #ifdef MADV_HUGEPAGE
-    const size_t page = (size_t)2 << 20; /* of the common processors; elsewhere an alignment like any other */
-    const size_t skipped = (page - (uintptr_t)memory % page) % page;
-    if (size < skipped + page) return;
-    (void)madvise(memory + skipped, (size - skipped) / page * page, MADV_HUGEPAGE); /* refused: small ones serve */
+    (void)madvise(memory, size / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
 #else
     (void)memory;
     (void)size;
@@ -101,13 +101,15 @@ static void *default_allocate(void *user, size_t size, size_t alignment)
 {
     (void)user;
     size_t padded;
+    const int large = size >= LARGE_PAGE;
+    if (large) alignment = LARGE_PAGE;
     if (!mmebm__checked_add(size, alignment - 1 + sizeof(void *), &padded)) return NULL;
     char *whole = calloc(1, padded);
     if (!whole) return NULL;
     const uintptr_t first = (uintptr_t)whole + sizeof(void *);
     char *memory = whole + sizeof(void *) + (alignment - first % alignment) % alignment;
     memcpy(memory - sizeof whole, &whole, sizeof whole);
-    ask_for_large_pages(memory, size);
+    if (large) ask_for_large_pages(memory, size);
     return memory;
 }
 
