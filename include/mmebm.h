@@ -437,7 +437,11 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_model_set_tensor(mmebm_model *model, 
 
 enum { MMEBM_ULA = 1 /* unadjusted Langevin */, MMEBM_MALA = 2 /* Metropolis-adjusted */ };
 enum { MMEBM_REDUCE_SUM = 1 /* EXACT: each chain targets Eqn 8 */, MMEBM_REDUCE_MEAN = 2 /* LISTING1: drift / M */ };
-enum { MMEBM_START_SAMPLE = 1, MMEBM_START_MEAN = 2 };
+enum {
+    MMEBM_START_SAMPLE = 1, /* a draw from an expert */
+    MMEBM_START_MEAN = 2,   /* an expert's mean */
+    MMEBM_START_AVERAGE = 3 /* the mean of q(z | x_O): the average of the observed experts' means */
+};
 enum { MMEBM_ALL_MODALITIES = 0 };
 
 /* One struct for both chains. The update of a state v with energy E(v) is
@@ -520,7 +524,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_score(mmebm_sampler *sampler,
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_encode(mmebm_sampler *sampler, uint32_t modality,
                                                          const mmebm_view *x, mmebm_view *mean, mmebm_view *scale);
 /* Draws [|O|, n, D] start states, one from each observed expert in order of modality (ruling F8).
- * observed 0 = all; start MMEBM_START_SAMPLE or _MEAN; views of unobserved modalities are not read. */
+ * observed 0 = all; start MMEBM_START_SAMPLE, _MEAN or _AVERAGE (then all are the same); views of unobserved modalities
+ * are not read. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_encode_draw(mmebm_sampler *sampler, uint64_t observed,
                                                               uint32_t start, uint64_t seed, uint64_t first_chain,
                                                               const mmebm_view *x, mmebm_view *z);
@@ -577,7 +582,7 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_fit(mmebm_context *con
 
 typedef struct mmebm_sample_options {
     uint32_t struct_size;
-    uint32_t start;                           /* given: MMEBM_START_SAMPLE (default) or _MEAN of q */
+    uint32_t start;                           /* given: MMEBM_START_SAMPLE (default), _MEAN or _AVERAGE */
     uint64_t seed;                            /* default 0 */
     uint64_t first_chain;                     /* default 0 */
     uint64_t observed;                        /* given: bit i = x_i is given; at least one */
@@ -600,10 +605,11 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sampl
  * Seeds, chain numbers and the observed set of the nested options are replaced by those here. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *options,
                                                          mmebm_view *x);
-/* Fills in what is missing: one observed expert a tuple, drawn uniformly, gives z (ruling F8); langevin_z on
- * x_O if asked (with options.all_experts from every expert, at |O| times the cost: chains from different experts often
- * end in different minima); the missing x_i = generator means; langevin_x with x_O clamped if asked (ruling F12).
- * Observed views are read, the others written. */
+/* Fills in what is missing: one observed expert a tuple, drawn uniformly, gives z (ruling F8), or with
+ * MMEBM_START_AVERAGE all of them: what they agree on stays, what one alone shows averages out; langevin_z on x_O if
+ * asked (with options.all_experts from every expert, at |O| times the cost: chains from different experts often end in
+ * different minima); the missing x_i = generator means; langevin_x with x_O clamped if asked (ruling F12). Observed
+ * views are read, the others written. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample_given(mmebm_sampler *sampler,
                                                                const mmebm_sample_options *options, mmebm_view *x);
 

@@ -152,7 +152,8 @@ typedef struct mmebm_mixture {
 
 /* Draws z from experts: row r, tuple b = r % noise.period. choose 0: expert r / period; 1: an expert drawn uniformly
  * (mmebm__choice of block 0, word 0 of stream MMEBM_STREAM_EXPERT, chain of the tuple, step noise.step). start
- * MMEBM_START_SAMPLE: mean + scale xi (Laplace: mmebm__laplace) from stream + expert; _MEAN: the mean. */
+ * MMEBM_START_SAMPLE: mean + scale xi (Laplace: mmebm__laplace) from stream + expert; _MEAN: the mean; _AVERAGE: of all
+ * experts' means, summed in double in their order. */
 typedef struct mmebm_expert_draw {
     int64_t rows, size;
     float *z;

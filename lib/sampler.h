@@ -60,6 +60,7 @@ mmebm_status mmebm__set_key(mmebm_sampler *sampler, uint64_t seed, uint64_t firs
 
 /* ---- on the sampler's device buffers, `rows` tuples */
 mmebm_status mmebm__encode_rows(mmebm_sampler *sampler, uint32_t modality, int64_t rows); /* x -> mean, raw */
+mmebm_status mmebm__check_start(mmebm_context *context, const char *what, uint32_t start);
 /* z from the experts in `observed`: one chain for each ([|O| rows]), or one drawn uniformly (choose, [rows]). */
 mmebm_status mmebm__draw_rows(mmebm_sampler *sampler, uint64_t observed, uint32_t start, int choose, int64_t rows);
 mmebm_status mmebm__generate_rows(mmebm_sampler *sampler, uint64_t wanted, int64_t rows); /* z -> x of `wanted` */

@@ -138,6 +138,13 @@ mmebm_status mmebm_sampler_encode(mmebm_sampler *sampler, uint32_t modality, con
     return MMEBM_OK;
 }
 
+mmebm_status mmebm__check_start(mmebm_context *context, const char *what, uint32_t start)
+{
+    if (start >= MMEBM_START_SAMPLE && start <= MMEBM_START_AVERAGE) return MMEBM_OK;
+    return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: start is %u, wanted MMEBM_START_SAMPLE, _MEAN or _AVERAGE",
+                       what, start);
+}
+
 mmebm_status mmebm__draw_rows(mmebm_sampler *sampler, uint64_t observed, uint32_t start, int choose, int64_t rows)
 {
     const mmebm_model_options *options = &sampler->model->options;
@@ -173,9 +180,7 @@ mmebm_status mmebm_sampler_encode_draw(mmebm_sampler *sampler, uint64_t observed
     mmebm_context *context = sampler->context;
     mmebm__clear_error(context);
     MMEBM_TRY(mmebm__observed_set(sampler, "encode_draw", observed, &observed));
-    if (start != MMEBM_START_SAMPLE && start != MMEBM_START_MEAN)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "encode_draw: start is %u, wanted MMEBM_START_SAMPLE or _MEAN",
-                           start);
+    MMEBM_TRY(mmebm__check_start(context, "encode_draw", start));
     int64_t n = 0, experts = __builtin_popcountll(observed);
     MMEBM_TRY(mmebm__check_tuples(sampler, "encode_draw", x, observed, &n));
     const int64_t shape[2] = {n, sampler->latent_size};

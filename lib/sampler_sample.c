@@ -23,9 +23,7 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
     MMEBM_TRY(mmebm_sample_options_init(&plan->options));
     mmebm_sample_options *options = &plan->options;
     if (given) MMEBM_TRY(mmebm__struct_read(context, what, given, options, sizeof *options, sizeof *options));
-    if (options->start != MMEBM_START_SAMPLE && options->start != MMEBM_START_MEAN)
-        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: start is %u, wanted MMEBM_START_SAMPLE or _MEAN", what,
-                           options->start);
+    MMEBM_TRY(mmebm__check_start(context, what, options->start));
     const uint64_t observed = options->observed;
     if (!with_given && (observed || options->langevin_z || options->guidance != 0.0f))
         return mmebm__fail(context, MMEBM_E_ARGUMENT,

@@ -271,6 +271,13 @@ static __device__ uint32_t chosen_expert(const mmebm_expert_draw &draw, int64_t 
     return mmebm__choice(random_block(choice, row % choice.period, 0).word[0], draw.experts);
 }
 
+static __device__ float average_mean(const expert_rows &experts, int64_t at)
+{
+    double sum = 0;
+    for (uint32_t e = 0; e < experts.draw.experts; ++e) sum += experts.mean[e][at];
+    return (float)(sum / experts.draw.experts);
+}
+
 static __global__ void expert_draw_kernel(const __grid_constant__ expert_rows experts)
 {
     begin_kernel();
@@ -287,8 +294,12 @@ static __global__ void expert_draw_kernel(const __grid_constant__ expert_rows ex
             float xi[4];
             draw_four(noise, draw.family, tuple, d / 4, xi);
             const float drawn = d % 4 == 0 ? xi[0] : d % 4 == 1 ? xi[1] : d % 4 == 2 ? xi[2] : xi[3];
-            draw.z[row * draw.size + d] =
-                draw.start == MMEBM_START_MEAN ? mean[d] : (float)(mean[d] + scale_of(scales, d) * drawn);
+            float *z = &draw.z[row * draw.size + d];
+            switch (draw.start) {
+            case MMEBM_START_MEAN: *z = mean[d]; break;
+            case MMEBM_START_AVERAGE: *z = average_mean(experts, tuple * draw.size + d); break;
+            default: *z = (float)(mean[d] + scale_of(scales, d) * drawn); break;
+            }
         }
     }
 }

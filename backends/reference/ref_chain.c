@@ -175,6 +175,13 @@ static uint32_t chosen_expert(const mmebm_expert_draw *draw, int64_t row)
     return mmebm__choice(random_block(&choice, row % choice.period, 0).word[0], draw->experts);
 }
 
+static float average_mean(const mmebm_expert_draw *draw, int64_t at)
+{
+    double sum = 0;
+    for (uint32_t e = 0; e < draw->experts; ++e) sum += draw->mean[e][at];
+    return (float)(sum / draw->experts);
+}
+
 mmebm_status mmebm__ref_expert_draw(mmebm_device *device, const mmebm_expert_draw *draw)
 {
     (void)device;
@@ -188,9 +195,13 @@ mmebm_status mmebm__ref_expert_draw(mmebm_device *device, const mmebm_expert_dra
         mmebm_noise noise = draw->noise;
         noise.stream += expert;
         for (int64_t d = 0; d < draw->size; ++d) {
+            float *z = &draw->z[r * draw->size + d];
             if (d % 4 == 0) draw_four(&noise, draw->family, tuple, d, xi);
-            draw->z[r * draw->size + d] =
-                draw->start == MMEBM_START_MEAN ? mean[d] : (float)(mean[d] + mmebm__ref_scale(&scales, d) * xi[d % 4]);
+            switch (draw->start) {
+            case MMEBM_START_MEAN: *z = mean[d]; break;
+            case MMEBM_START_AVERAGE: *z = average_mean(draw, tuple * draw->size + d); break;
+            default: *z = (float)(mean[d] + mmebm__ref_scale(&scales, d) * xi[d % 4]); break;
+            }
         }
     }
     return MMEBM_OK;

@@ -36,10 +36,9 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     o.seed = d->seed;
     o.first_chain = first_chain;
     o.observed = observed;
-    o.start = MMEBM_START_MEAN; /* half of the draws from an expert show another digit (docs/training.md) */
+    o.start = MMEBM_START_AVERAGE; /* half of the draws from an expert show another digit (docs/training.md) */
     o.guidance = d->guidance;
     o.langevin_z = refine ? &d->chain_z : NULL;
-    o.all_experts = refine != 0;
     if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "filling in what is missing");
 }
@@ -190,7 +189,7 @@ static conditional conditional_of(const tally *t)
 
 /* For each modality m: given only m, or all but m; reads those that were filled in. */
 static int judge_filled_in(const drawing *d, const judges *panel, const polymnist_set *test, uint32_t count,
-                           int from_one, conditional *result)
+                           int from_one, int refine, conditional *result)
 {
     const uint64_t all = (UINT64_C(1) << MODALITIES) - 1;
     tally t = {.finite = 1};
@@ -208,7 +207,7 @@ static int judge_filled_in(const drawing *d, const judges *panel, const polymnis
         for (uint32_t m = 0; m < MODALITIES && !bad; ++m) {
             const uint64_t observed = from_one ? UINT64_C(1) << m : all ^ UINT64_C(1) << m;
             tuples_copy(&filled, &real);
-            bad = draw_given(d, observed, !from_one, (uint64_t)m << 32 | first, &filled);
+            bad = draw_given(d, observed, refine, (uint64_t)m << 32 | first, &filled);
             for (uint32_t k = 0; k < MODALITIES && !bad; ++k)
                 if (!(observed >> k & 1)) bad = tally_picture(d, panel, k, &filled, test->labels + first, &t);
         }
@@ -225,11 +224,12 @@ int measure_conditional(const drawing *d, const judges *panel, const polymnist_s
     const uint32_t count = at_most(d->judged * 2 / 5, test->count);
     drawing plain = *d;
     plain.guidance = 1;
-    if (judge_filled_in(d, panel, test, count, 1, &m->given_one) ||
-        judge_filled_in(&plain, panel, test, count, 1, &m->unguided))
+    if (judge_filled_in(d, panel, test, count, 1, 0, &m->given_one) ||
+        judge_filled_in(&plain, panel, test, count, 1, 0, &m->unguided) ||
+        judge_filled_in(d, panel, test, count, 0, 0, &m->given_four))
         return -1;
     if (interrupt_came()) return 0;
-    return judge_filled_in(d, panel, test, count, 0, &m->given_four);
+    return judge_filled_in(d, panel, test, count, 0, 1, &m->refined);
 }
 
 /* Five pictures of five different digits, each modality's from another test tuple. */

@@ -33,9 +33,10 @@ typedef struct measures {
     coherence revised;   /* the same after langevin_x */
     gain revision;       /* from generated to revised */
     coherence fitted, fitted_revised; /* both for z from a mixture fitted to latents of data: beside p0, not instead */
-    conditional given_one;  /* from one expert's mean, guided, without refinement; the four others are read */
+    conditional given_one;  /* from its expert's mean, guided; the four others are read */
     conditional unguided;   /* the same from the mean itself */
-    conditional given_four; /* refined by langevin_z; the fifth is read */
+    conditional given_four; /* from the average of their experts' means, guided; the fifth is read */
+    conditional refined;    /* the same after langevin_z */
     double energy_real, energy_shuffled; /* means */
     double ranked_right; /* share of real tuples below the energy of their shuffled ones; chance 0.5 */
     int energies_valid;
@@ -52,8 +53,8 @@ int measure_energies(const drawing *d, const polymnist_set *test, measures *m);
  * that come without their l. Every modality of some test tuples is given; no digit is looked at. 0 or -1. */
 int adapt_step_size(drawing *d, const polymnist_set *test, double target);
 
-/* Fills in what `observed` leaves out, from an expert's mean, guided: without a chain, or refined by langevin_z from
- * every given expert. 0 or -1. */
+/* Fills in what `observed` leaves out, from the average of the given experts' means, guided, and after langevin_z if
+ * `refine`. 0 or -1. */
 int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x);
 /* Generator means of draws from the prior, then langevin_x if `revise`: of the same chains the same tuples. 0 or -1. */
 int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x);

@@ -24,16 +24,6 @@ static int make_room(uint32_t latent_size, fitted_prior *prior)
     return 0;
 }
 
-/* The first of the experts' means <- their average, for each tuple. */
-static void average_experts(float *latents, size_t numbers)
-{
-    for (size_t i = 0; i < numbers; ++i) {
-        double sum = 0;
-        for (size_t e = 0; e < MODALITIES; ++e) sum += latents[e * numbers + i];
-        latents[i] = (float)(sum / MODALITIES);
-    }
-}
-
 static double mean_of(const float *latents, size_t n, size_t size, size_t d)
 {
     double sum = 0;
@@ -56,16 +46,16 @@ static void spread(float *latents, size_t n, size_t size)
     }
 }
 
-/* latents: room for the means of all experts */
+/* latents: room for a state of each expert; all of a tuple are the same average */
 static mmebm_status encode_and_fit(const drawing *d, const tuples *x, float *latents, fitted_prior *prior)
 {
     const int64_t encoded[3] = {MODALITIES, x->n, d->latent_size}, listed[2] = {x->n, d->latent_size};
     mmebm_view z;
     mmebm_status status = mmebm_view_init(&z, latents, 3, encoded);
     if (status == MMEBM_OK)
-        status = mmebm_sampler_encode_draw(d->sampler, MMEBM_ALL_MODALITIES, MMEBM_START_MEAN, d->seed, 0, x->view, &z);
+        status =
+            mmebm_sampler_encode_draw(d->sampler, MMEBM_ALL_MODALITIES, MMEBM_START_AVERAGE, d->seed, 0, x->view, &z);
     if (status != MMEBM_OK) return status;
-    average_experts(latents, (size_t)x->n * d->latent_size);
     spread(latents, x->n, d->latent_size);
     status = mmebm_view_init(&z, latents, 2, listed);
     return status == MMEBM_OK ? mmebm_latent_mixture_fit(d->context, NULL, &z, &prior->mixture, NULL) : status;

@@ -89,7 +89,7 @@ static int write_given(const drawing *d, const tuples *real, tuples *drawn, uint
     if (tuples_create(&all, SHOWN)) return -1;
     for (uint32_t kind = 0; kind < MODALITIES && !bad; ++kind) { /* all columns of one kind by one call */
         tuples_copy(drawn, real);
-        bad = draw_given(d, given_in_column(kind, count), count > 1, 0, drawn);
+        bad = draw_given(d, given_in_column(kind, count), 0, 0, drawn);
         for (uint32_t i = kind; i < SHOWN && !bad; i += MODALITIES) {
             given[i] = given_in_column(i, count);
             for (uint32_t m = 0; m < MODALITIES; ++m)
@@ -217,8 +217,7 @@ int gallery_write(const drawing *d, const mmebm_latent_mixture *fit, const polym
           draw_samples(&fitted, 0, 0, &drawn) ||
           write_grid(&drawn, NULL, "generator samples: z from a fitted mixture", folder, "fitted.png") ||
           write_given(d, &real, &drawn, 1, "filled in from one given (framed)", folder, "given_one.png") ||
-          write_given(d, &real, &drawn, 3, "filled in from three given (framed), z refined by langevin_z", folder,
-                      "given_three.png") ||
+          write_given(d, &real, &drawn, 3, "filled in from three given (framed)", folder, "given_three.png") ||
           write_chain(d, &real, folder);
     tuples_free(&real);
     tuples_free(&drawn);

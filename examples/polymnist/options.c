@@ -48,9 +48,9 @@ static const option_row rows[] = {
     ROW("--whiten", ALWAYS, FLAG, whiten, 0, 0,
         "rename z so that what experts agree on varies as the prior does, pictures stay (with --train always)"),
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
-    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (60)"),
+    ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (30)"),
     ROW("--guidance", ALWAYS, REAL, guidance, 1e-3, 1e3,
-        "X  when filling in, z starts at X times an expert's mean (1.75)"),
+        "X  when filling in, z starts at X times the experts' mean (2)"),
     ROW("--seconds", TRAINING, REAL, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),
     ROW("--steps", TRAINING, U64, steps, 1, 4e9, "N  train for exactly so many steps: repeatable, unlike --seconds"),
     ROW("--resume", TRAINING, FLAG, resume, 0, 0, "go on with the run in --out, or fail; else: go on if there is one"),
@@ -165,7 +165,7 @@ int options_parse(int count, char **words, options *o)
 {
     const char *training_word = NULL;
     *o = (options){.data = "examples/data", .out = "demo-out", .backend = "auto", .precision = MMEBM_PRECISION_AUTO,
-                   .seconds = 330, .guidance = 1.75};
+                   .seconds = 330, .guidance = 2};
     for (int i = 1; i < count; ++i) {
         const option_row *row;
         if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {

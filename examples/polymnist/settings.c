@@ -16,7 +16,7 @@
 
 enum {
     CHANGES_MAX = 16,
-    REFINEMENT_STEPS = 60 /* of langevin_z when filling in, from every given expert */
+    REFINEMENT_STEPS = 30 /* of langevin_z when filling in (ruling F9) */
 };
 
 typedef struct preset_row {

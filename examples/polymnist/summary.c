@@ -55,7 +55,8 @@ static void print_table(FILE *out, const measures *m, const char *title)
     fprintf(out, "  %-25s %6s         %7s   %8s  %6s\n", "", "right", "chance", "pictures", "tuples");
     row_of_conditional(out, "from one given", &m->given_one);
     row_of_conditional(out, "the same, unguided", &m->unguided);
-    row_of_conditional(out, "from four given, refined", &m->given_four);
+    row_of_conditional(out, "from four given", &m->given_four);
+    row_of_conditional(out, "the same, refined", &m->refined);
     fprintf(out, "\nDoes the energy know what belongs together?  (low = likely; %u tuples of each)\n", m->energies);
     if (m->energies_valid)
         fprintf(out, "  mean U: real %.3f, shuffled %.3f; real lower in %.3f +-%.3f of pairs, chance 0.5\n",

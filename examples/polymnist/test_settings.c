@@ -96,7 +96,7 @@ TEST(contradictions_are_refused)
     options o;
     REQUIRE(PARSE(&o, "--data", "somewhere") == OPTIONS_OK);
     CHECK(!o.train && strcmp(o.model, "somewhere/model.safetensors") == 0 && strcmp(o.preset, "polymnist-small") == 0);
-    CHECK(o.guidance == 1.75);
+    CHECK(o.guidance == 2);
     REQUIRE(PARSE(&o, "--guidance", "1") == OPTIONS_OK);
     CHECK(o.guidance == 1);
     CHECK(PARSE(&o, "--steps", "3") == OPTIONS_BAD);
@@ -133,7 +133,7 @@ TEST(measures_are_a_table)
     fclose(table);
     unlink(path);
     CHECK(count == 3 && strncmp(line[0], "step\tseconds\t", 13) == 0);
-    CHECK(tabs(line[0]) == 21 && tabs(line[1]) == 21 && strcmp(line[1], line[2]) == 0);
+    CHECK(tabs(line[0]) == 23 && tabs(line[1]) == 23 && strcmp(line[1], line[2]) == 0);
     /* no revised samples and nothing from four were valid here */
     CHECK_MSG(strncmp(line[1], "1000\t60.0\t0.2500\t7.50\tnan\tnan\t", 30) == 0, "%s", line[1]);
     CHECK(strstr(line[1], "\t0.5000\t0.0000\tnan\tnan\t") != NULL);

@@ -297,6 +297,7 @@ CONSTANT(MMEBM_REDUCE_SUM, 1);
 CONSTANT(MMEBM_REDUCE_MEAN, 2);
 CONSTANT(MMEBM_START_SAMPLE, 1);
 CONSTANT(MMEBM_START_MEAN, 2);
+CONSTANT(MMEBM_START_AVERAGE, 3);
 CONSTANT(MMEBM_ALL_MODALITIES, 0);
 
 /* The checks above are the compiler's; that this program exists means that they hold. */

@@ -597,6 +597,7 @@ static void misuse_evaluation(scene *on)
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 0, 0, 0, 0, d->x, &d->chains));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 0, MMEBM_START_MEAN, 0, 0, NULL, &d->chains));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 0, MMEBM_START_MEAN, 0, 0, d->x, NULL));
+    REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 0, MMEBM_START_AVERAGE + 1, 0, 0, d->x, &d->chains));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, 4, MMEBM_START_MEAN, 0, 0, d->x, &d->chains));
     REFUSES(ARGUMENT, mmebm_sampler_encode_draw(s, UINT64_MAX, MMEBM_START_MEAN, 0, 0, d->x, &d->chains));
     REFUSES(SHAPE, mmebm_sampler_encode_draw(s, 1, MMEBM_START_MEAN, 0, 0, d->x, &d->chains)); /* 1 expert, 2 wide */
@@ -746,6 +747,8 @@ static void misuse_samples(scene *on)
     options.observed = 1;
     REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, NULL));
     options.start = 0;
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
+    options.start = MMEBM_START_AVERAGE + 1;
     REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
     options.start = MMEBM_START_MEAN;
     chain.step_size = NAN;

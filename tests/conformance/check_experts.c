@@ -307,6 +307,26 @@ static float number_of(const draw_case *wanted, uint32_t expert, int64_t tuple, 
     return wanted->family == MMEBM_LAPLACE ? mmebm__laplace(block.word[d % 4]) : normals[d % 4];
 }
 
+/* What is drawn exactly, and the size of what is added up to it. */
+static double exact_draw(const draw_case *wanted, const op_run *op, int64_t row, int64_t d, double *size)
+{
+    const int64_t tuple = row % PERIOD, at = tuple * wanted->size + d;
+    const uint32_t expert = expert_of(wanted, row);
+    const float *raw = op->arrays[DRAW_FIRST + 2 * expert + 1].initial + tuple * wanted->size;
+    const double mean = op->arrays[DRAW_FIRST + 2 * expert].initial[at];
+    double average = 0;
+    *size = 0.0;
+    if (wanted->start == MMEBM_START_MEAN) return mean;
+    if (wanted->start == MMEBM_START_AVERAGE) {
+        for (int j = 0; j < DRAW_EXPERTS; ++j) average += op->arrays[DRAW_FIRST + 2 * j].initial[at];
+        return average / DRAW_EXPERTS;
+    }
+    const mmebm_ref_scales scales = mmebm__ref_scales(wanted->scale_kind, FLOOR, raw, 0, wanted->size);
+    const double moved = mmebm__ref_scale(&scales, d) * number_of(wanted, expert, tuple, d);
+    *size = fabs(mean) + fabs(moved);
+    return mean + moved;
+}
+
 static void check_draw(draw_case wanted)
 {
     op_run op = {.what = "expert_draw"};
@@ -320,17 +340,10 @@ static void check_draw(draw_case wanted)
     op_execute(&op, call_expert_draw, &wanted);
     double *size = test_memory((size_t)count, sizeof *size);
     for (int64_t e = 0; e < count; ++e) {
-        const int64_t row = e / wanted.size, tuple = row % PERIOD, d = e % wanted.size;
-        const uint32_t expert = expert_of(&wanted, row);
-        const float *mean = op.arrays[DRAW_FIRST + 2 * expert].initial + tuple * wanted.size;
-        const float *raw = op.arrays[DRAW_FIRST + 2 * expert + 1].initial + tuple * wanted.size;
-        const mmebm_ref_scales scales = mmebm__ref_scales(wanted.scale_kind, FLOOR, raw, 0, wanted.size);
-        const double moved = mmebm__ref_scale(&scales, d) * number_of(&wanted, expert, tuple, d);
-        const double exact = wanted.start == MMEBM_START_MEAN ? mean[d] : mean[d] + moved;
-        size[e] = wanted.start == MMEBM_START_MEAN ? 0.0 : fabs(mean[d]) + fabs(moved);
+        const double exact = exact_draw(&wanted, &op, e / wanted.size, e % wanted.size, &size[e]);
         CHECK(fabs(op.arrays[0].found[0][e] - exact) <= 2.0 * UNIT_F32 * fabs(exact)); /* the yardstick itself */
     }
-    if (wanted.start == MMEBM_START_MEAN)
+    if (wanted.start != MMEBM_START_SAMPLE)
         check_bits_of(&op, 0);
     else
         check_units(&op, 0, units_of_scale(wanted.size, 2.0), size);
@@ -343,7 +356,7 @@ TEST(expert_draw)
     for (int f = 0; f < 2; ++f)
         for (int s = 0; s < 3; ++s)
             for (int k = 0; k < SIZES; ++k)
-                for (uint32_t start = MMEBM_START_SAMPLE; start <= MMEBM_START_MEAN; ++start)
+                for (uint32_t start = MMEBM_START_SAMPLE; start <= MMEBM_START_AVERAGE; ++start)
                     for (uint32_t choose = 0; choose < 2; ++choose)
                         check_draw((draw_case){sizes[k], families[f], scale_kinds[s], start, choose});
 }

@@ -248,6 +248,36 @@ TEST(sample_given_is_made_of_its_pieces)
     close_fixture(&f);
 }
 
+/* Two of three are given: what is missing is decoded from the average of their experts' means, for every expert's chain
+ * the same. */
+TEST(the_average_is_of_what_is_given)
+{
+    enum { EXPERTS = 2, D = 4 };
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float mean[EXPERTS][N * D], average[EXPERTS][N * D], generated[MODALITIES][N * 8];
+    mmebm_view outputs[MODALITIES];
+    for (int i = 0; i < MODALITIES; ++i) outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    mmebm_view means = view_of(mean[0], 3, (int64_t[]){EXPERTS, N, D});
+    mmebm_view averages = view_of(average[0], 3, (int64_t[]){EXPERTS, N, D});
+    mmebm_view listed = view_of(average[0], 2, (int64_t[]){N, D});
+    OK(f.context, mmebm_sampler_encode_draw(f.sampler, 5, MMEBM_START_MEAN, 1, 0, f.views, &means));
+    OK(f.context, mmebm_sampler_encode_draw(f.sampler, 5, MMEBM_START_AVERAGE, 2, 9, f.views, &averages));
+    CHECK(memcmp(mean[0], mean[1], sizeof mean[0]) != 0);
+    for (int k = 0; k < N * D; ++k) {
+        CHECK(average[0][k] == (float)(((double)mean[0][k] + mean[1][k]) / EXPERTS));
+        CHECK(average[1][k] == average[0][k]);
+    }
+    OK(f.context, mmebm_sampler_generate(f.sampler, &listed, outputs));
+    mmebm_sample_options options;
+    OK(f.context, mmebm_sample_options_init(&options));
+    options.observed = 5;
+    options.start = MMEBM_START_AVERAGE;
+    OK(f.context, mmebm_sampler_sample_given(f.sampler, &options, f.views));
+    CHECK(memcmp(f.x[1], generated[1], sizeof(float) * (size_t)(N * f.sizes[1])) == 0);
+    close_fixture(&f);
+}
+
 /* Guidance 2 decodes from twice the mean of q; chains start from there. */
 TEST(guidance_multiplies_the_start)
 {
@@ -348,6 +378,7 @@ int main(void)
     RUN(records_agree_with_the_energy);
     RUN(bounds_hold);
     RUN(sample_given_is_made_of_its_pieces);
+    RUN(the_average_is_of_what_is_given);
     RUN(guidance_multiplies_the_start);
     RUN(of_all_experts_the_lowest_is_kept);
     return HARNESS_RESULT();
