@@ -165,19 +165,29 @@ static mmebm_status build_matrices(mmebm_plan *plan, int *again)
 
 /* ---- memory */
 
-static mmebm_status take_weights(mmebm_plan *plan)
+/* Packed weights and biases, one after another; returns their bytes. memory NULL: no more than that. */
+static size_t place_weights(mmebm_plan *plan, char *memory)
 {
+    size_t at = 0;
     for (uint32_t m = 0; m < plan->matrix_count; ++m) {
         cpu_matrix *matrix = &plan->matrices[m];
         cpu_product *products[2] = {&matrix->forward, &matrix->backward};
         for (int i = 0; i < 2; ++i) {
-            if (!products[i]->weight_bytes) continue;
-            products[i]->weights = mmebm__cpu_plan_take(plan, products[i]->weight_bytes);
-            if (!products[i]->weights) return mmebm__cpu_no_memory(plan, "the packed weights");
+            if (memory && products[i]->weight_bytes) products[i]->weights = memory + at;
+            at += mmebm__cpu_round_up(products[i]->weight_bytes);
         }
-        matrix->bias = mmebm__cpu_plan_take(plan, matrix->bias_count * sizeof(float));
-        if (!matrix->bias) return mmebm__cpu_no_memory(plan, "the packed weights");
+        if (memory) matrix->bias = (float *)(memory + at);
+        at += mmebm__cpu_round_up(matrix->bias_count * sizeof(float));
     }
+    return at;
+}
+
+/* In one buffer, which has large pages where each layer's own would not. */
+static mmebm_status take_weights(mmebm_plan *plan)
+{
+    char *memory = mmebm__cpu_plan_take(plan, place_weights(plan, NULL));
+    if (!memory) return mmebm__cpu_no_memory(plan, "the packed weights");
+    place_weights(plan, memory);
     return MMEBM_OK;
 }
 
