@@ -456,7 +456,9 @@ typedef struct mmebm_langevin_options {
     const float *step_sizes;   /* x only: l of each modality, NULL = step_size for all */
     const float *noise_scales; /* x only: n of each modality, NULL = noise_scale for all */
     float drift_clamp;         /* bound of |l^2/2 dE/dv| for each element; 0 = none */
-    float drift_norm_clip;     /* bound of the drift's Euclidean norm over a chain's state; 0 = none */
+    float drift_norm_clip;     /* bound of the drift's Euclidean norm over a chain's state; 0 = none. Under MALA both
+                                  bounds change what is proposed and not the target (Roberts and Tweedie 1996): far
+                                  from it, where an unbounded drift overshoots, nothing would be accepted for long */
     uint32_t method;           /* MMEBM_ULA (default) or MMEBM_MALA */
     uint32_t reduction;        /* z: MMEBM_REDUCE_SUM (default) or _MEAN over the experts' chains (ruling B4) */
     uint64_t observed;         /* bit i = modality i is given. x: those are clamped, bit for bit, default none;

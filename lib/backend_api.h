@@ -105,31 +105,36 @@ typedef struct mmebm_noise {
 
 enum { MMEBM_MAX_LANGEVIN_STEPS = MMEBM_MAX_MODALITIES + 1 /* of a call: all inputs of a chain */ };
 
-/* drift = l^2/2 drift_factor gradient, each element bounded by drift_clamp, then each row's norm by drift_norm_clip;
- * state <- clamp(state - drift + n xi)   (Eqns 3, 8)
- * The steps of one call have different states and the same rule, drift_factor .. state_max. */
+/* b(g) = l^2/2 factor g, each element within +-clamp, then each row's norm within norm_clip. */
+typedef struct mmebm_drift {
+    float factor;    /* 1, or 1 / experts for LISTING1's mean (ruling B4) */
+    float clamp;     /* 0 = none */
+    float norm_clip; /* 0 = none */
+} mmebm_drift;
+
+/* state <- clamp(state - b(gradient) + n xi)   (Eqns 3, 8)
+ * The steps of one call have different states and the same rule, drift .. state_max. */
 typedef struct mmebm_langevin_step {
     int64_t rows, size;
     float *state;
     const float *gradient;
     const float *scales;   /* device: l, n */
-    float drift_factor;    /* 1, or 1 / experts for LISTING1's mean (ruling B4) */
-    float drift_clamp;     /* 0 = none */
-    float drift_norm_clip; /* 0 = none */
+    mmebm_drift drift;
     float state_min, state_max; /* equal = none */
     mmebm_noise noise;
 } mmebm_langevin_step;
 
-/* Metropolis-adjusted Langevin for the target exp(-f E). propose: y <- z - l^2/2 f g + l xi.
- * accept: log a = f (E - E_y) + |xi|^2/2 - |z - y + l^2/2 f g_y|^2 / (2 l^2), xi recovered from y; where
- * log(uniform) < log a and E_y, g_y are finite: z, E, g <- y, E_y, g_y and accepted[row] += 1. */
+/* Metropolis-adjusted Langevin for the target exp(-f E), f = drift.factor. propose: y <- z - b(g) + l xi.
+ * accept: log a = f (E - E_y) + |xi|^2/2 - |z - y + b(g_y)|^2 / (2 l^2), xi recovered from y; where
+ * log(uniform) < log a and E_y, g_y are finite: z, E, g <- y, E_y, g_y and accepted[row] += 1. With bounds on b it is
+ * the truncated algorithm of Roberts and Tweedie (1996), section 1.4.2: the same target, whatever b is. */
 typedef struct mmebm_mala_step {
     int64_t rows, size;
     float *z, *y;
     float *energy, *gradient; /* E [rows], g [rows, size] at z */
     const float *energy_y, *gradient_y;
     const float *scales; /* device: l, n (= l) */
-    float factor;        /* f */
+    mmebm_drift drift;
     float *accepted;     /* [rows] */
     mmebm_noise noise;   /* propose: normals; accept: one uniform a row, word 0 of block 0 */
 } mmebm_mala_step;

@@ -83,9 +83,7 @@ static mmebm_status move_inputs(const mmebm_chain *chain, const mmebm_chain_rule
             .state = input->value,
             .gradient = input->gradient,
             .scales = input->scales,
-            .drift_factor = rule->drift_factor,
-            .drift_clamp = rule->drift_clamp,
-            .drift_norm_clip = rule->drift_norm_clip,
+            .drift = rule->drift,
             .state_min = rule->state_min,
             .state_max = rule->state_max,
             .noise = {chain->key, period, input->stream, k},
@@ -124,7 +122,7 @@ static mmebm_status run_mala(const mmebm_chain *chain, const mmebm_chain_rule *r
         .energy_y = chain->proposal_energy,
         .gradient_y = chain->proposal_gradient,
         .scales = input->scales,
-        .factor = rule->drift_factor,
+        .drift = rule->drift,
         .accepted = chain->accepted,
     };
     MMEBM_TRY(ops->fill(device, rows, chain->accepted, 0.0f));
@@ -158,7 +156,7 @@ static mmebm_status run_calls(void *user)
 
 static void describe_rule(const mmebm_chain_rule *rule, mmebm_sequence_key *key)
 {
-    const float numbers[] = {rule->drift_factor, rule->drift_clamp, rule->drift_norm_clip, rule->state_min,
+    const float numbers[] = {rule->drift.factor, rule->drift.clamp, rule->drift.norm_clip, rule->state_min,
                              rule->state_max};
     mmebm__sequence_key_add(key, rule->n_steps);
     mmebm__sequence_key_add(key, rule->method);

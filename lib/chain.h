@@ -51,7 +51,8 @@ typedef struct mmebm_chain {
 
 typedef struct mmebm_chain_rule {
     uint32_t n_steps, method;
-    float drift_factor, drift_clamp, drift_norm_clip, state_min, state_max;
+    mmebm_drift drift;
+    float state_min, state_max;
 } mmebm_chain_rule;
 
 /* Called with the state and its energy current, k = 0 .. n_steps. */

@@ -109,9 +109,7 @@ static mmebm_chain_rule rule_of(const mmebm_langevin_options *options, float dri
     return (mmebm_chain_rule){
         .n_steps = options->n_steps,
         .method = options->method,
-        .drift_factor = drift_factor,
-        .drift_clamp = options->drift_clamp,
-        .drift_norm_clip = options->drift_norm_clip,
+        .drift = {drift_factor, options->drift_clamp, options->drift_norm_clip},
         .state_min = options->state_min,
         .state_max = options->state_max,
     };

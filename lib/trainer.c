@@ -48,12 +48,11 @@ static mmebm_status draw_prior(mmebm_trainer *t)
 
 static mmebm_chain_rule rule_of(const mmebm_training_chain *chain, uint32_t experts)
 {
+    const float factor = chain->reduction == MMEBM_REDUCE_MEAN ? 1.0f / (float)experts : 1.0f;
     return (mmebm_chain_rule){
         .n_steps = chain->n_steps,
         .method = chain->method,
-        .drift_factor = chain->reduction == MMEBM_REDUCE_MEAN ? 1.0f / (float)experts : 1.0f,
-        .drift_clamp = chain->drift_clamp,
-        .drift_norm_clip = chain->drift_norm_clip,
+        .drift = {factor, chain->drift_clamp, chain->drift_norm_clip},
     };
 }
 

@@ -75,7 +75,7 @@ CPU_INLINE float bounded(float value, float low, float high)
 }
 
 typedef struct drift_rule {
-    float factor; /* l^2/2 drift_factor */
+    float factor; /* l^2/2 drift.factor */
     float bound;  /* of one element; infinite = none */
 } drift_rule;
 
@@ -87,21 +87,21 @@ CPU_INLINE float drift_of(drift_rule rule, float gradient)
 static drift_rule rule_of(const mmebm_langevin_step *step)
 {
     const float l = step->scales[0];
-    const float bound = step->drift_clamp > 0.0f ? step->drift_clamp : INFINITY;
-    return (drift_rule){0.5f * l * l * step->drift_factor, bound};
+    const float bound = step->drift.clamp > 0.0f ? step->drift.clamp : INFINITY;
+    return (drift_rule){0.5f * l * l * step->drift.factor, bound};
 }
 
-/* The factor that brings the clamped drift of a row within drift_norm_clip. */
+/* The factor that brings the clamped drift of a row within drift.norm_clip. */
 CPU_INLINE float norm_factor(const mmebm_langevin_step *step, drift_rule rule, const float *gradient)
 {
     double total = 0.0;
-    if (step->drift_norm_clip <= 0.0f) return 1.0f;
+    if (step->drift.norm_clip <= 0.0f) return 1.0f;
     for (int64_t i = 0; i < step->size; ++i) {
         const double drift = drift_of(rule, gradient[i]);
         total += drift * drift;
     }
     const double norm = sqrt(total);
-    return norm > step->drift_norm_clip ? (float)(step->drift_norm_clip / norm) : 1.0f;
+    return norm > step->drift.norm_clip ? (float)(step->drift.norm_clip / norm) : 1.0f;
 }
 
 CPU_CLONES static void langevin_row(void *argument, uint32_t thread, int64_t row)

@@ -69,10 +69,17 @@ static __device__ __forceinline__ float bounded(float value, float low, float hi
     return value < low ? low : value > high ? high : value; /* NaN stays NaN */
 }
 
-static __device__ __forceinline__ float clamped_drift(const mmebm_langevin_step &step, float l, float gradient)
+static __device__ __forceinline__ float clamped_drift(const mmebm_drift &drift, float l, float gradient)
 {
-    const float drift = 0.5f * l * l * step.drift_factor * gradient;
-    return step.drift_clamp > 0.0f ? bounded(drift, -step.drift_clamp, step.drift_clamp) : drift;
+    const float b = 0.5f * l * l * drift.factor * gradient;
+    return drift.clamp > 0.0f ? bounded(b, -drift.clamp, drift.clamp) : b;
+}
+
+/* What brings a row's drift of that squared norm within norm_clip. */
+static __device__ __forceinline__ float norm_factor(const mmebm_drift &drift, double square)
+{
+    const double norm = sqrt(square);
+    return norm > drift.norm_clip ? (float)(drift.norm_clip / norm) : 1.0f;
 }
 
 /* The first `count` of four elements, at once if `whole`. */
@@ -114,7 +121,7 @@ static __device__ __forceinline__ void move_four(const mmebm_langevin_step &step
     draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        const float moved = state[k] - factor * clamped_drift(step, l, gradient[k]) + n * xi[k];
+        const float moved = state[k] - factor * clamped_drift(step.drift, l, gradient[k]) + n * xi[k];
         state[k] = has_range ? bounded(moved, step.state_min, step.state_max) : moved;
     }
     store_four(step.state + at, count, whole, state);
@@ -145,11 +152,10 @@ static __global__ void clipped_langevin_kernel(const __grid_constant__ langevin_
     for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
         double total = 0.0;
         for (int64_t e = threadIdx.x; e < step.size; e += blockDim.x) {
-            const double drift = clamped_drift(step, step.scales[0], step.gradient[row * step.size + e]);
-            total += drift * drift;
+            const double b = clamped_drift(step.drift, step.scales[0], step.gradient[row * step.size + e]);
+            total += b * b;
         }
-        const double norm = sqrt(block_sum(total));
-        const float factor = norm > step.drift_norm_clip ? (float)(step.drift_norm_clip / norm) : 1.0f;
+        const float factor = norm_factor(step.drift, block_sum(total));
         for (int64_t block = threadIdx.x; block < fours(step.size); block += blockDim.x)
             move_four(step, row, block, factor);
     }
@@ -158,7 +164,7 @@ static __global__ void clipped_langevin_kernel(const __grid_constant__ langevin_
 mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_step *steps, uint32_t count)
 {
     const cuda_scope scope(device);
-    const bool clipped = steps[0].drift_norm_clip > 0.0f;
+    const bool clipped = steps[0].drift.norm_clip > 0.0f;
     langevin_steps all = {};
     unsigned blocks = 0; /* of the largest */
     for (uint32_t k = 0; k < count; ++k) {
@@ -173,47 +179,83 @@ mmebm_status mmebm__cuda_langevin(mmebm_device *device, const mmebm_langevin_ste
 
 /* ---- Metropolis adjustment */
 
+static __device__ __forceinline__ void propose_four(const mmebm_mala_step &step, int64_t row, int64_t block,
+                                                    float factor)
+{
+    const float l = step.scales[0];
+    float xi[4];
+    draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
+    for (int k = 0; k < 4 && 4 * block + k < step.size; ++k) {
+        const int64_t e = row * step.size + 4 * block + k;
+        step.y[e] = step.z[e] - factor * clamped_drift(step.drift, l, step.gradient[e]) + l * xi[k];
+    }
+}
+
 static __global__ void propose_kernel(mmebm_mala_step step)
 {
     begin_kernel();
-    const float l = step.scales[0];
-    FOR_EACH_FOUR(at, step.rows, step.size)
-    {
-        const int64_t row = at / fours(step.size), block = at % fours(step.size);
-        float xi[4];
-        draw_four(step.noise, MMEBM_GAUSSIAN, row, block, xi);
-        for (int k = 0; k < 4 && 4 * block + k < step.size; ++k) {
-            const int64_t e = row * step.size + 4 * block + k;
-            step.y[e] = step.z[e] - 0.5f * l * l * step.factor * step.gradient[e] + l * xi[k];
-        }
+    FOR_EACH_FOUR(at, step.rows, step.size) propose_four(step, at / fours(step.size), at % fours(step.size), 1.0f);
+}
+
+/* By one warp: norm_factor of a row. */
+static __device__ float row_factor(const mmebm_mala_step &step, const float *gradient)
+{
+    if (step.drift.norm_clip <= 0.0f) return 1.0f;
+    double total = 0.0;
+    for (int64_t e = threadIdx.x; e < step.size; e += 32) {
+        const double b = clamped_drift(step.drift, step.scales[0], gradient[e]);
+        total += b * b;
+    }
+    return norm_factor(step.drift, warp_sum(total));
+}
+
+/* With a bound on a row's norm: a warp for each row. */
+static __global__ void clipped_propose_kernel(mmebm_mala_step step)
+{
+    begin_kernel();
+    for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
+        const float factor = row_factor(step, step.gradient + row * step.size);
+        for (int64_t block = threadIdx.x; block < fours(step.size); block += 32) propose_four(step, row, block, factor);
     }
 }
 
 mmebm_status mmebm__cuda_mala_propose(mmebm_device *device, const mmebm_mala_step *step)
 {
     const cuda_scope scope(device);
+    if (step->drift.norm_clip > 0.0f)
+        return mmebm__cuda_launch(device, "mala_propose", clipped_propose_kernel, mmebm__cuda_blocks(step->rows, 1), 32,
+                                  0, *step);
     return mmebm__cuda_launch(device, "mala_propose", propose_kernel,
                               mmebm__cuda_blocks(step->rows * fours(step->size), CUDA_BLOCK), CUDA_BLOCK, 0, *step);
+}
+
+/* clamped_drift in double: the ratio is of small differences. */
+static __device__ __forceinline__ double exact_drift(const mmebm_drift &drift, double l, float gradient)
+{
+    const double b = 0.5 * l * l * drift.factor * gradient;
+    return drift.clamp > 0.0f ? fmin(fmax(b, -(double)drift.clamp), (double)drift.clamp) : b;
 }
 
 /* log of the acceptance ratio of a row, by one warp; NaN, which accepts nothing, if the proposal is not finite. */
 static __device__ double log_ratio(const mmebm_mala_step &step, int64_t row)
 {
-    const double l = step.scales[0], factor = step.factor, half = 0.5 * l * l * factor;
+    const double l = step.scales[0];
+    const float *gradient = step.gradient + row * step.size, *gradient_y = step.gradient_y + row * step.size;
+    const double factor = row_factor(step, gradient), factor_y = row_factor(step, gradient_y);
     double forward = 0.0, reverse = 0.0;
     bool finite = isfinite(step.energy_y[row]);
-    for (int64_t at = row * step.size + threadIdx.x; at < (row + 1) * step.size; at += 32) {
-        const double move = (double)step.y[at] - step.z[at];
-        const double there = move + half * step.gradient[at]; /* l xi */
-        const double back = half * step.gradient_y[at] - move;
-        finite = finite && isfinite(step.gradient_y[at]);
+    for (int64_t e = threadIdx.x; e < step.size; e += 32) {
+        const double move = (double)step.y[row * step.size + e] - step.z[row * step.size + e];
+        const double there = move + factor * exact_drift(step.drift, l, gradient[e]); /* l xi */
+        const double back = factor_y * exact_drift(step.drift, l, gradient_y[e]) - move;
+        finite = finite && isfinite(gradient_y[e]);
         forward += there * there;
         reverse += back * back;
     }
     forward = warp_sum(forward);
     reverse = warp_sum(reverse);
     if (!__all_sync(0xffffffffu, finite)) return nan("");
-    return factor * ((double)step.energy[row] - step.energy_y[row]) + (forward - reverse) / (2.0 * l * l);
+    return step.drift.factor * ((double)step.energy[row] - step.energy_y[row]) + (forward - reverse) / (2.0 * l * l);
 }
 
 static __global__ void accept_kernel(mmebm_mala_step step)

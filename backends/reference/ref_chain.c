@@ -47,38 +47,38 @@ static float bounded(float value, float low, float high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* l^2/2 drift_factor gradient, each element within drift_clamp. */
-static float clamped_drift(const mmebm_langevin_step *step, int64_t at)
+/* An element of b(g), before the row's norm is bounded. */
+static float clamped_drift(const mmebm_drift *drift, float l, float gradient)
 {
-    const float l = step->scales[0];
-    const float drift = 0.5f * l * l * step->drift_factor * step->gradient[at];
-    return step->drift_clamp > 0.0f ? bounded(drift, -step->drift_clamp, step->drift_clamp) : drift;
+    const float b = 0.5f * l * l * drift->factor * gradient;
+    return drift->clamp > 0.0f ? bounded(b, -drift->clamp, drift->clamp) : b;
 }
 
-/* The factor that brings the clamped drift of a row within drift_norm_clip. */
-static float norm_factor(const mmebm_langevin_step *step, int64_t row)
+/* The factor that brings a row's drift within norm_clip. */
+static float norm_factor(const mmebm_drift *drift, float l, const float *gradient, int64_t size)
 {
-    if (step->drift_norm_clip <= 0.0f) return 1.0f;
+    if (drift->norm_clip <= 0.0f) return 1.0f;
     double total = 0.0;
-    for (int64_t at = row * step->size; at < (row + 1) * step->size; ++at) {
-        const double drift = clamped_drift(step, at);
-        total += drift * drift;
+    for (int64_t e = 0; e < size; ++e) {
+        const double b = clamped_drift(drift, l, gradient[e]);
+        total += b * b;
     }
     const double norm = sqrt(total);
-    return norm > step->drift_norm_clip ? (float)(step->drift_norm_clip / norm) : 1.0f;
+    return norm > drift->norm_clip ? (float)(drift->norm_clip / norm) : 1.0f;
 }
 
 static void move_state(const mmebm_langevin_step *step)
 {
-    const float n = step->scales[1];
+    const float l = step->scales[0], n = step->scales[1];
     const int has_range = step->state_min != step->state_max;
     float xi[4] = {0};
     for (int64_t r = 0; r < step->rows; ++r) {
-        const float factor = norm_factor(step, r);
+        const float *gradient = step->gradient + r * step->size;
+        const float factor = norm_factor(&step->drift, l, gradient, step->size);
         for (int64_t e = 0; e < step->size; ++e) {
             if (e % 4 == 0) draw_four(&step->noise, MMEBM_GAUSSIAN, r, e, xi);
             float *state = &step->state[r * step->size + e];
-            const float moved = *state - factor * clamped_drift(step, r * step->size + e) + n * xi[e % 4];
+            const float moved = *state - factor * clamped_drift(&step->drift, l, gradient[e]) + n * xi[e % 4];
             *state = has_range ? bounded(moved, step->state_min, step->state_max) : moved;
         }
     }
@@ -99,31 +99,44 @@ mmebm_status mmebm__ref_mala_propose(mmebm_device *device, const mmebm_mala_step
     const float l = step->scales[0];
     float xi[4] = {0};
     for (int64_t r = 0; r < step->rows; ++r) {
+        const float *gradient = step->gradient + r * step->size;
+        const float factor = norm_factor(&step->drift, l, gradient, step->size);
         for (int64_t e = 0; e < step->size; ++e) {
             const int64_t at = r * step->size + e;
             if (e % 4 == 0) draw_four(&step->noise, MMEBM_GAUSSIAN, r, e, xi);
-            step->y[at] = step->z[at] - 0.5f * l * l * step->factor * step->gradient[at] + l * xi[e % 4];
+            step->y[at] = step->z[at] - factor * clamped_drift(&step->drift, l, gradient[e]) + l * xi[e % 4];
         }
     }
     return MMEBM_OK;
 }
 
+/* clamped_drift in double: the ratio is of small differences. */
+static double exact_drift(const mmebm_drift *drift, double l, float gradient)
+{
+    const double b = 0.5 * l * l * drift->factor * gradient;
+    return drift->clamp > 0.0f ? fmin(fmax(b, -drift->clamp), drift->clamp) : b;
+}
+
 /* log of the acceptance ratio of row r; NaN, which accepts nothing, if the proposal is not finite. */
 static double log_ratio(const mmebm_mala_step *step, int64_t row)
 {
-    const double l = step->scales[0], factor = step->factor, half = 0.5 * l * l * factor;
+    const mmebm_drift *drift = &step->drift;
+    const double l = step->scales[0];
+    const float *gradient = step->gradient + row * step->size, *gradient_y = step->gradient_y + row * step->size;
+    const double factor = norm_factor(drift, step->scales[0], gradient, step->size);
+    const double factor_y = norm_factor(drift, step->scales[0], gradient_y, step->size);
     double forward = 0.0, reverse = 0.0;
     int finite = isfinite(step->energy_y[row]);
-    for (int64_t at = row * step->size; at < (row + 1) * step->size; ++at) {
-        const double move = (double)step->y[at] - step->z[at];
-        const double there = move + half * step->gradient[at]; /* l xi */
-        const double back = half * step->gradient_y[at] - move;
-        finite = finite && isfinite(step->gradient_y[at]);
+    for (int64_t e = 0; e < step->size; ++e) {
+        const double move = (double)step->y[row * step->size + e] - step->z[row * step->size + e];
+        const double there = move + factor * exact_drift(drift, l, gradient[e]); /* l xi */
+        const double back = factor_y * exact_drift(drift, l, gradient_y[e]) - move;
+        finite = finite && isfinite(gradient_y[e]);
         forward += there * there;
         reverse += back * back;
     }
     if (!finite) return NAN;
-    return factor * ((double)step->energy[row] - step->energy_y[row]) + (forward - reverse) / (2.0 * l * l);
+    return drift->factor * ((double)step->energy[row] - step->energy_y[row]) + (forward - reverse) / (2.0 * l * l);
 }
 
 mmebm_status mmebm__ref_mala_accept(mmebm_device *device, const mmebm_mala_step *step)

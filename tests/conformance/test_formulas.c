@@ -362,15 +362,15 @@ TEST(langevin_update)
     const float gradient[3] = {4, -1, 20}, scales[2] = {1, 0};
     float state[3] = {1, 1, 1};
     mmebm_langevin_step step = {.rows = 1, .size = 3, .state = state, .gradient = gradient, .scales = scales,
-                                .drift_factor = 0.5f, .noise = {.key = key, .period = 1}};
+                                .drift = {.factor = 0.5f}, .noise = {.key = key, .period = 1}};
     REQUIRE(ops()->langevin(device(), &step, 1) == MMEBM_OK);
     CHECK(state[0] == 0 && state[1] == 1.25f && state[2] == -4);
-    step.drift_factor = 2; /* drifts 4, -1, 20 */
-    step.drift_clamp = 3;  /* 3, -1, 3 */
+    step.drift.factor = 2; /* drifts 4, -1, 20 */
+    step.drift.clamp = 3;  /* 3, -1, 3 */
     REQUIRE(ops()->langevin(device(), &step, 1) == MMEBM_OK);
     CHECK(state[0] == -3 && state[1] == 2.25f && state[2] == -7);
-    step.drift_clamp = 4;     /* 4, -1, 4 */
-    step.drift_norm_clip = 2; /* times 2 / sqrt(33) */
+    step.drift.clamp = 4;     /* 4, -1, 4 */
+    step.drift.norm_clip = 2; /* times 2 / sqrt(33) */
     step.state_min = -6;
     step.state_max = 2;
     REQUIRE(ops()->langevin(device(), &step, 1) == MMEBM_OK);

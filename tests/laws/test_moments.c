@@ -72,6 +72,7 @@ typedef struct gaussian_case {
     uint32_t method, reduction;
     float step_size;
     uint32_t steps;
+    float drift_clamp, drift_norm_clip;
 } gaussian_case;
 
 enum { MODALITIES = 3, SIZE = 4, LATENT = 2, ROWS = 12000 };
@@ -160,6 +161,8 @@ static void check_gaussian(const gaussian_case *c)
     options.reduction = c->reduction;
     options.step_size = options.noise_scale = c->step_size;
     options.n_steps = c->steps;
+    options.drift_clamp = c->drift_clamp;
+    options.drift_norm_clip = c->drift_norm_clip;
     mmebm_view zview = view_of(z, 3, (int64_t[]){experts, rows, LATENT});
     mmebm_chain_record record;
     OK(context, mmebm_chain_record_init(&record));
@@ -186,22 +189,33 @@ static void check_gaussian(const gaussian_case *c)
 TEST(langevin_z_samples_every_subset_posterior)
 {
     for (uint64_t observed = 1; observed < 1 << MODALITIES; ++observed) {
-        const gaussian_case c = {observed, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60};
+        const gaussian_case c = {observed, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f};
         check_gaussian(&c);
     }
 }
 
 TEST(listing1_mean_over_chains_is_hotter)
 {
-    const gaussian_case c = {7, MMEBM_ULA, MMEBM_REDUCE_MEAN, 0.5f, 150};
+    const gaussian_case c = {7, MMEBM_ULA, MMEBM_REDUCE_MEAN, 0.5f, 150, 0.0f, 0.0f};
     check_gaussian(&c);
 }
 
 TEST(mala_has_no_discretisation_bias)
 {
-    const gaussian_case c = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 60};
+    const gaussian_case c = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 60, 0.0f, 0.0f};
     check_gaussian(&c);
-    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 80};
+    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 80, 0.0f, 0.0f};
+    check_gaussian(&hot);
+}
+
+/* Bounds on the drift, here on most of the moves, change the proposals and not the target. */
+TEST(mala_with_a_bounded_drift_has_the_same_target)
+{
+    const gaussian_case clamped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.2f, 0.0f};
+    check_gaussian(&clamped);
+    const gaussian_case clipped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.0f, 0.2f};
+    check_gaussian(&clipped);
+    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 200, 0.3f, 0.3f};
     check_gaussian(&hot);
 }
 
@@ -247,6 +261,7 @@ int main(void)
     RUN(langevin_z_samples_every_subset_posterior);
     RUN(listing1_mean_over_chains_is_hotter);
     RUN(mala_has_no_discretisation_bias);
+    RUN(mala_with_a_bounded_drift_has_the_same_target);
     RUN(langevin_z_on_the_prior_alone);
     return HARNESS_RESULT();
 }
