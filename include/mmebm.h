@@ -638,7 +638,7 @@ typedef struct mmebm_trainer mmebm_trainer;
 
 /* Parts of mmebm_trainer_options; these two never change their layout. */
 typedef struct mmebm_adam_options {
-    float rate, beta1, beta2, epsilon;
+    float rate, beta1, beta2, epsilon; /* rate 0: the network is not trained, and nothing is computed for it alone */
     float clip_norm;        /* bound of the gradient's Euclidean norm over the whole network; 0 = none */
     uint32_t spectral_norm; /* 1 = every weight matrix is divided by its largest singular value (ruling D10) */
 } mmebm_adam_options;
@@ -680,7 +680,11 @@ typedef struct mmebm_trainer_options {
     float guard_energy;
     float guard_latent;
     uint32_t reserved;  /* must be 0 */
-    uint32_t reserved1; /* must be 0; fills the struct up to a multiple of 8 bytes */
+    uint32_t reserved1; /* must be 0 */
+    float weight_mismatched; /* w in errE + w (mean U(x) - mean U(x_mis)) + p mean U(x_mis)^2, before the division by T:
+                                modality i of x_mis is that of the tuple i rows on in the batch, so that U learns what
+                                belongs together. 0 (default) = none, as in the paper; else batch must be at least 2 */
+    uint32_t reserved2; /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_trainer_options;
 
 /* "default": what trains (docs/training.md). "listing1": the paper's Listing 1 as printed (rulings' LISTING1);

@@ -45,13 +45,16 @@ void mmebm__diagnostics_complete(mmebm_trainer *trainer)
     const mmebm_trainer_options *options = &trainer->options;
     double *d = trainer->diagnostics;
     const double difference = d[MMEBM_DIAGNOSTIC_ENERGY_DATA] - d[MMEBM_DIAGNOSTIC_ENERGY_REVISED];
-    const double squares = d[MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA] + d[MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED];
+    const double match = d[MMEBM_DIAGNOSTIC_ENERGY_DATA] - d[MMEBM_DIAGNOSTIC_ENERGY_MISMATCHED];
+    const double squares = d[MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA] + d[MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED] +
+                           d[MMEBM_DIAGNOSTIC_ENERGY_SQUARE_MISMATCHED];
     d[MMEBM_DIAGNOSTIC_STEP] = (double)trainer->counters.step;
     d[MMEBM_DIAGNOSTIC_LOSS_GENERATOR] = options->weight_reconstruction * d[MMEBM_DIAGNOSTIC_RECONSTRUCTION] +
                                          options->weight_synthesis * d[MMEBM_DIAGNOSTIC_SYNTHESIS];
     d[MMEBM_DIAGNOSTIC_LOSS_INFERENCE] = -options->weight_inference * d[MMEBM_DIAGNOSTIC_LOG_Q_DATA] -
                                          options->weight_inference_revised * d[MMEBM_DIAGNOSTIC_LOG_Q_REVISED];
-    d[MMEBM_DIAGNOSTIC_LOSS_ENERGY] = (difference + options->energy_penalty * squares) / options->temperature;
+    d[MMEBM_DIAGNOSTIC_LOSS_ENERGY] =
+        (difference + options->weight_mismatched * match + options->energy_penalty * squares) / options->temperature;
     d[MMEBM_DIAGNOSTIC_DE_RAW] = difference;
     d[MMEBM_DIAGNOSTIC_DE_SCALED] = difference / options->temperature;
     d[MMEBM_DIAGNOSTIC_LOG_P_REVISED] = -d[MMEBM_DIAGNOSTIC_SYNTHESIS];

@@ -143,9 +143,9 @@ mmebm_status mmebm__fields_read(const mmebm_json *json, uint32_t object, const m
     uint32_t nodes[MMEBM_FIELDS_MAX];
     for (uint32_t k = 0; k < other_count; ++k) keys[k] = others[k];
     for (uint32_t f = 0; f < table->count; ++f) keys[other_count + f] = table->fields[f].key;
-    MMEBM_TRY(mmebm__json_members(json, object, other_count + table->count, keys, nodes));
+    MMEBM_TRY(mmebm__json_members(json, object, other_count + table->count, table->later, keys, nodes));
     for (uint32_t k = 0; k < other_count; ++k) other_nodes[k] = nodes[k];
     for (uint32_t f = 0; f < table->count; ++f)
-        MMEBM_TRY(read_value(json, nodes[other_count + f], &table->fields[f], memory));
+        if (nodes[other_count + f]) MMEBM_TRY(read_value(json, nodes[other_count + f], &table->fields[f], memory));
     return MMEBM_OK;
 }

@@ -36,6 +36,7 @@ typedef struct mmebm_field {
 struct mmebm_field_table {
     const mmebm_field *fields;
     uint32_t count; /* at most MMEBM_FIELDS_MAX, other keys of the same object included */
+    uint32_t later; /* so many of the last came after the first release: files without them leave the memory as it is */
 };
 enum { MMEBM_FIELDS_MAX = 64 };
 

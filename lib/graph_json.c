@@ -225,7 +225,7 @@ static mmebm_status read_graph(const mmebm_json *json, mmebm_graph *graph)
 {
     static const char *const keys[] = {"layers", "outputs"};
     uint32_t nodes[2];
-    MMEBM_TRY(mmebm__json_members(json, 0, 2, keys, nodes));
+    MMEBM_TRY(mmebm__json_members(json, 0, 2, 0, keys, nodes));
     MMEBM_TRY(mmebm__json_expect(json, nodes[0], MMEBM_JSON_ARRAY));
     MMEBM_TRY(mmebm__json_expect(json, nodes[1], MMEBM_JSON_ARRAY));
     const uint32_t end = json->nodes[nodes[0]].next;

@@ -437,8 +437,8 @@ mmebm_status mmebm__json_member(const mmebm_json *json, uint32_t object, const c
     return key_missing(json, object, key);
 }
 
-mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32_t count, const char *const *keys,
-                                 uint32_t *values)
+mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32_t count, uint32_t optional,
+                                 const char *const *keys, uint32_t *values)
 {
     uint64_t found = 0;
     MMEBM_TRY(mmebm__json_expect(json, object, MMEBM_JSON_OBJECT));
@@ -453,8 +453,11 @@ mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32
         values[k] = node + 1;
         node = json->nodes[node + 1].next;
     }
-    for (uint32_t k = 0; k < count; ++k)
-        if (!(found >> k & 1)) return key_missing(json, object, keys[k]);
+    for (uint32_t k = 0; k < count; ++k) {
+        if (found >> k & 1) continue;
+        if (k < count - optional) return key_missing(json, object, keys[k]);
+        values[k] = 0;
+    }
     return MMEBM_OK;
 }
 

@@ -67,9 +67,9 @@ mmebm_status mmebm__json_string(const mmebm_json *json, uint32_t node, char *out
 /* The value of one key; missing is MMEBM_E_FORMAT. */
 mmebm_status mmebm__json_member(const mmebm_json *json, uint32_t object, const char *key, uint32_t *value);
 /* The values of exactly these keys, in their order: a key that is missing, unknown or there twice is MMEBM_E_FORMAT.
- * count <= 64. */
-mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32_t count, const char *const *keys,
-                                 uint32_t *values);
+ * The last `optional` of them may be missing: 0, which is no value's node. count <= 64. */
+mmebm_status mmebm__json_members(const mmebm_json *json, uint32_t object, uint32_t count, uint32_t optional,
+                                 const char *const *keys, uint32_t *values);
 /* An array of integers: its length, at most capacity, and its values. */
 mmebm_status mmebm__json_integers(const mmebm_json *json, uint32_t array, uint32_t capacity, int64_t min, int64_t max,
                                   uint32_t *count, int64_t *values);

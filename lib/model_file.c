@@ -50,8 +50,9 @@ static const mmebm_field model_fields[] = {
     {"posterior_floor", MMEBM_FIELD_FLOAT, AT(posterior_floor), 0, NULL, NULL},
 };
 #undef AT
-static const mmebm_field_table modality_table = {modality_fields, sizeof modality_fields / sizeof modality_fields[0]};
-static const mmebm_field_table model_table = {model_fields, sizeof model_fields / sizeof model_fields[0]};
+static const mmebm_field_table modality_table = {modality_fields, sizeof modality_fields / sizeof modality_fields[0],
+                                                 0};
+static const mmebm_field_table model_table = {model_fields, sizeof model_fields / sizeof model_fields[0], 0};
 static const char *const modalities_key[] = {"modalities"};
 
 static void write_model_options(mmebm_text *text, const mmebm_model *model)
@@ -317,7 +318,7 @@ static mmebm_status make_network(const mmebm_json *json, const char *path, mmebm
     mmebm_context *context = json->context;
     uint32_t nodes[3];
     char name[MMEBM_NETWORK_NAME_SIZE];
-    MMEBM_TRY(mmebm__json_members(json, 0, 3, keys, nodes));
+    MMEBM_TRY(mmebm__json_members(json, 0, 3, 0, keys, nodes));
     MMEBM_TRY(mmebm__json_string(json, nodes[0], name, sizeof name));
     const mmebm_status status = mmebm_network_create(context, name, network);
     if (status != MMEBM_OK) return mmebm__refused_content(context, json->what, status);

@@ -156,7 +156,7 @@ static mmebm_status read_tensor(mmebm_safetensors *file, const mmebm_json *json,
     uint32_t values[3];
     MMEBM_TRY(keep_string(file, json, key, &tensor->name));
     if (strlen(tensor->name) > MMEBM_FILE_MAX_NAME) return mmebm__json_fail(json, key, "a shorter tensor name");
-    MMEBM_TRY(mmebm__json_members(json, key + 1, 3, keys, values));
+    MMEBM_TRY(mmebm__json_members(json, key + 1, 3, 0, keys, values));
     MMEBM_TRY(read_dtype(file, json, values[0], tensor));
     MMEBM_TRY(mmebm__json_integers(json, values[1], MMEBM_MAX_RANK, 0, INT64_MAX, &tensor->rank, tensor->shape));
     int64_t offsets[2];

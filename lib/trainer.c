@@ -284,8 +284,24 @@ static mmebm_status energy_term(mmebm_trainer *t, buffer_list x, float sign, uin
     return mean_of_rows(t, batch, t->row_value[MMEBM_PART_ENERGY], 2, square);
 }
 
+/* mismatched_i[b] <- positive_i[(b + i) mod batch]: pictures of different things. */
+static mmebm_status mismatch(const mmebm_trainer *t)
+{
+    const mmebm_backend_ops *ops = t->context->ops;
+    for (uint32_t i = 0; i < t->model->options.n_modalities; ++i) {
+        const size_t row = (size_t)t->model->modality_count[i], batch = t->options.batch, on = i % batch;
+        MMEBM_TRY(ops->copy(t->context->device, t->mismatched[i], t->positive[i] + on * row,
+                            (batch - on) * row * sizeof(float)));
+        if (on)
+            MMEBM_TRY(ops->copy(t->context->device, t->mismatched[i] + (batch - on) * row, t->positive[i],
+                                on * row * sizeof(float)));
+    }
+    return MMEBM_OK;
+}
+
 static mmebm_status energy_gradient(mmebm_trainer *t)
 {
+    const float w = t->options.weight_mismatched;
     const mmebm_backend_ops *ops = t->context->ops;
     const int64_t batch = t->options.batch;
     for (uint32_t i = 0; t->options.data_noise > 0.0f && i < t->model->options.n_modalities; ++i) {
@@ -295,8 +311,14 @@ static mmebm_status energy_gradient(mmebm_trainer *t)
         MMEBM_TRY(ops->noise(t->context->device, batch, size, t->positive[i], MMEBM_GAUSSIAN, t->options.data_noise,
                              1.0f, &noise));
     }
-    MMEBM_TRY(energy_term(t, t->positive, 1.0f, MMEBM_DIAGNOSTIC_ENERGY_DATA, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA));
-    return energy_term(t, t->revised, -1.0f, MMEBM_DIAGNOSTIC_ENERGY_REVISED, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED);
+    MMEBM_TRY(
+        energy_term(t, t->positive, 1.0f + w, MMEBM_DIAGNOSTIC_ENERGY_DATA, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_DATA));
+    MMEBM_TRY(
+        energy_term(t, t->revised, -1.0f, MMEBM_DIAGNOSTIC_ENERGY_REVISED, MMEBM_DIAGNOSTIC_ENERGY_SQUARE_REVISED));
+    if (w == 0.0f) return MMEBM_OK;
+    MMEBM_TRY(mismatch(t));
+    return energy_term(t, t->mismatched, -w, MMEBM_DIAGNOSTIC_ENERGY_MISMATCHED,
+                       MMEBM_DIAGNOSTIC_ENERGY_SQUARE_MISMATCHED);
 }
 
 /* ---- the step */
@@ -308,6 +330,7 @@ static mmebm_status run_branches(mmebm_trainer *t, const branch_work *work, uint
 {
     const mmebm_backend_ops *ops = t->context->ops;
     mmebm_status status = MMEBM_OK;
+    if (count == 0) return MMEBM_OK;
     if (ops->branch_fork) MMEBM_TRY(ops->branch_fork(t->context->device, count));
     for (uint32_t k = 0; k < count && status == MMEBM_OK; ++k) {
         if (ops->branch_enter) ops->branch_enter(t->context->device, k);
@@ -328,6 +351,17 @@ static mmebm_status update(mmebm_trainer *t, uint32_t part, branch_work gradient
     MMEBM_TRY(gradient(t));
     return mmebm__optimiser_step(&t->optimisers[part], t->control + 3 * part, t->control + 3 * MMEBM_PART_COUNT, rows,
                                  t->results + norm);
+}
+
+/* A network of rate 0 stays as it is, and nothing is computed for it alone. */
+static int is_trained(const mmebm_trainer *t, uint32_t part)
+{
+    return t->optimisers[part].adam.rate > 0.0f;
+}
+
+static int wants_latents(const mmebm_trainer *t)
+{
+    return is_trained(t, MMEBM_PART_GENERATOR) || is_trained(t, MMEBM_PART_INFERENCE);
 }
 
 static mmebm_status update_energy(mmebm_trainer *t)
@@ -362,26 +396,49 @@ static mmebm_status device_step(mmebm_trainer *t)
     static const branch_work updates[MMEBM_PART_COUNT] = {[MMEBM_PART_ENERGY] = update_energy,
                                                           [MMEBM_PART_GENERATOR] = update_generator,
                                                           [MMEBM_PART_INFERENCE] = update_inference};
-    MMEBM_TRY(run_branches(t, draws, sizeof draws / sizeof draws[0]));
-    MMEBM_TRY(run_branches(t, updates, MMEBM_PART_COUNT));
+    branch_work trained[MMEBM_PART_COUNT];
+    uint32_t count = 0;
+    for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
+        if (is_trained(t, p)) trained[count++] = updates[p];
+    MMEBM_TRY(run_branches(t, draws, wants_latents(t) ? 2 : 1));
+    MMEBM_TRY(run_branches(t, trained, count));
     return t->context->ops->copy(t->context->device, t->results + MMEBM_DIAGNOSTIC_STEP_SIZE_Z, t->scales + 2,
                                  sizeof(float));
 }
 
-/* ---- recording: every argument of a step is fixed for the trainer's life, and every plan's weights are stale at its
- * start, because the step before published new ones. */
+/* ---- recording: every argument of a step is fixed for the trainer's life. At its start the plans of networks that are
+ * trained have stale weights, because the step before published new ones, and those of the others have not. */
 
 static mmebm_status step_calls(void *user)
 {
     return device_step(user);
 }
 
-static int all_plans_stale(const mmebm_trainer *t)
+enum { STEP_PLANS = 4 };
+
+/* The plans that a step runs; returns how many. */
+static uint32_t plans_of_step(mmebm_trainer *t, mmebm_weighted_plan *plans[STEP_PLANS])
 {
-    const mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan,
-                                                &t->inference_plan};
-    for (unsigned p = 0; p < sizeof plans / sizeof plans[0]; ++p)
-        if (plans[p]->revision == plans[p]->part->revision) return 0;
+    uint32_t count = 0;
+    plans[count++] = &t->energy_plan;
+    plans[count++] = &t->generator_plan;
+    if (!wants_latents(t)) return count;
+    plans[count++] = &t->posterior_plan;
+    plans[count++] = &t->inference_plan;
+    return count;
+}
+
+static uint32_t part_of(const mmebm_trainer *t, const mmebm_weighted_plan *plan)
+{
+    return (uint32_t)(plan->part - t->model->parts);
+}
+
+static int plans_are_as_recorded(mmebm_trainer *t)
+{
+    mmebm_weighted_plan *plans[STEP_PLANS];
+    const uint32_t count = plans_of_step(t, plans);
+    for (uint32_t p = 0; p < count; ++p)
+        if ((plans[p]->revision != plans[p]->part->revision) != is_trained(t, part_of(t, plans[p]))) return 0;
     return 1;
 }
 
@@ -389,16 +446,16 @@ static int all_plans_stale(const mmebm_trainer *t)
  * publish new ones. */
 static void count_revisions(mmebm_trainer *t, const uint64_t before[MMEBM_PART_COUNT])
 {
-    mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan};
-    for (unsigned p = 0; p < sizeof plans / sizeof plans[0]; ++p)
-        plans[p]->revision = before[plans[p]->part - t->model->parts];
+    mmebm_weighted_plan *plans[STEP_PLANS];
+    const uint32_t count = plans_of_step(t, plans);
+    for (uint32_t p = 0; p < count; ++p) plans[p]->revision = before[part_of(t, plans[p])];
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p)
-        t->optimisers[p].revision = t->model->parts[p].revision = before[p] + 1;
+        if (is_trained(t, p)) t->optimisers[p].revision = t->model->parts[p].revision = before[p] + 1;
 }
 
 static mmebm_status run_device_step(mmebm_trainer *t)
 {
-    if (t->witness_prior || !all_plans_stale(t)) return device_step(t);
+    if (t->witness_prior || !plans_are_as_recorded(t)) return device_step(t);
     uint64_t before[MMEBM_PART_COUNT];
     for (uint32_t p = 0; p < MMEBM_PART_COUNT; ++p) before[p] = t->model->parts[p].revision;
     const mmebm_sequence_key key = {.count = 0};

@@ -22,6 +22,8 @@ enum { MMEBM_USER_STATE_SIZE = 65536 };
     X(ENERGY_REVISED, "energy_revised")                                                            \
     X(ENERGY_SQUARE_DATA, "energy_square_data")                                                    \
     X(ENERGY_SQUARE_REVISED, "energy_square_revised")                                              \
+    X(ENERGY_MISMATCHED, "energy_mismatched")                                                      \
+    X(ENERGY_SQUARE_MISMATCHED, "energy_square_mismatched")                                        \
     X(DISPLACEMENT, "displacement")                                                                \
     X(LATENT_NORM, "latent_norm")                                                                  \
     X(ACCEPTANCE, "acceptance")                                                                    \
@@ -100,6 +102,7 @@ struct mmebm_trainer {
     uint32_t experts; /* z chains a tuple: M or 1 */
     /* device memory, sizes in trainer.c */
     float *data[MMEBM_MAX_MODALITIES], *positive[MMEBM_MAX_MODALITIES]; /* positive == data without data_noise */
+    float *mismatched[MMEBM_MAX_MODALITIES]; /* only with weight_mismatched */
     float *generated[MMEBM_MAX_MODALITIES], *revised[MMEBM_MAX_MODALITIES], *gradient_x[MMEBM_MAX_MODALITIES];
     float *mean[MMEBM_MAX_MODALITIES], *raw[MMEBM_MAX_MODALITIES];
     float *mean_gradient[MMEBM_MAX_MODALITIES], *raw_gradient[MMEBM_MAX_MODALITIES];

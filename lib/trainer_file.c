@@ -32,14 +32,14 @@ static const char *const reductions[] = {"sum", "mean", NULL};
 #define AT(member) offsetof(mmebm_adam_options, member)
 static const mmebm_field adam_fields[] = {FLOAT(rate),    FLOAT(beta1),     FLOAT(beta2),
                                           FLOAT(epsilon), FLOAT(clip_norm), U32(spectral_norm)};
-static const mmebm_field_table adam_table = {adam_fields, COUNT(adam_fields)};
+static const mmebm_field_table adam_table = {adam_fields, COUNT(adam_fields), 0};
 #undef AT
 
 #define AT(member) offsetof(mmebm_training_chain, member)
 static const mmebm_field chain_fields[] = {U32(n_steps),       CHOICE(method, methods), CHOICE(reduction, reductions),
                                            FLOAT(step_size),   FLOAT(noise_scale),      FLOAT(drift_clamp),
                                            FLOAT(drift_norm_clip)};
-static const mmebm_field_table chain_table = {chain_fields, COUNT(chain_fields)};
+static const mmebm_field_table chain_table = {chain_fields, COUNT(chain_fields), 0};
 #undef AT
 
 #define AT(member) offsetof(mmebm_trainer_options, member)
@@ -73,8 +73,9 @@ static const mmebm_field option_fields[] = {
     FLOAT(guard_loss),
     FLOAT(guard_energy),
     FLOAT(guard_latent),
+    FLOAT(weight_mismatched),
 };
-static const mmebm_field_table option_table = {option_fields, COUNT(option_fields)};
+static const mmebm_field_table option_table = {option_fields, COUNT(option_fields), 1};
 #undef AT
 
 /* stale_<part>: somebody set weights since the last step, so that the masters in the part's state are out of date. */
@@ -103,10 +104,10 @@ static const mmebm_field counter_fields[] = {
     STALE("stale_generator", MMEBM_PART_GENERATOR),
     STALE("stale_inference", MMEBM_PART_INFERENCE),
 };
-static const mmebm_field_table counter_table = {counter_fields, COUNT(counter_fields)};
+static const mmebm_field_table counter_table = {counter_fields, COUNT(counter_fields), 0};
 
 /* Every member of the public struct is in the tables: another size means that one is missing there. */
-_Static_assert(sizeof(mmebm_trainer_options) == 248, "a new option needs a line in option_fields");
+_Static_assert(sizeof(mmebm_trainer_options) == 256, "a new option needs a line in option_fields");
 _Static_assert(sizeof(mmebm_trainer_counters) == 112, "a new counter needs a line in counter_fields");
 
 /* ---- saving */

@@ -144,7 +144,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
     if (o->stratified > 1)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: stratified is %u, wanted 0 or 1",
                            o->stratified);
-    MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1));
+    MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1 | o->reserved2));
     MMEBM_TRY(check_chain(context, "langevin_x", &o->langevin_x, 0));
     MMEBM_TRY(check_chain(context, "langevin_z", &o->langevin_z, 1));
     MMEBM_TRY(check_adam(context, &o->energy));
@@ -153,6 +153,10 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
     if (o->temperature == 0.0f && o->langevin_x.noise_scale == 0.0f)
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "trainer options: temperature and langevin_x.noise_scale are both 0, wanted one above 0");
+    if (o->weight_mismatched != 0.0f && o->batch < 2)
+        return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                           "trainer options: weight_mismatched is %g with batch 1, wanted 0, or a batch of at least 2",
+                           (double)o->weight_mismatched);
     const field_range fields[] = {
         {"mala_target", o->mala_target, 0.0f, 0.999f, 0},
         {"mala_rate", o->mala_rate, 0.0f, 10.0f, 0},
@@ -162,6 +166,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
         {"weight_synthesis", o->weight_synthesis, 0.0f, LARGE, 0},
         {"weight_inference", o->weight_inference, 0.0f, LARGE, 0},
         {"weight_inference_revised", o->weight_inference_revised, 0.0f, LARGE, 0},
+        {"weight_mismatched", o->weight_mismatched, 0.0f, LARGE, 0},
         {"energy_penalty", o->energy_penalty, 0.0f, LARGE, 0},
         {"temperature", o->temperature, 0.0f, LARGE, 0},
         {"data_noise", o->data_noise, 0.0f, LARGE, 0},

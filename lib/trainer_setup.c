@@ -14,7 +14,7 @@ typedef struct buffer_row {
     float **buffer;
     size_t count;
 } buffer_row;
-enum { MAX_BUFFERS = 9 * MMEBM_MAX_MODALITIES + 24 };
+enum { MAX_BUFFERS = 10 * MMEBM_MAX_MODALITIES + 24 };
 
 static uint32_t list_data_buffers(mmebm_trainer *t, buffer_row *rows)
 {
@@ -29,6 +29,7 @@ static uint32_t list_data_buffers(mmebm_trainer *t, buffer_row *rows)
         for (size_t k = 0; k < 4; ++k)
             rows[n++] = (buffer_row){experts[k], latents};
         if (t->options.data_noise > 0.0f) rows[n++] = (buffer_row){&t->positive[i], count};
+        if (t->options.weight_mismatched > 0.0f) rows[n++] = (buffer_row){&t->mismatched[i], count};
     }
     return n;
 }

@@ -28,7 +28,8 @@ typedef struct option_row {
 
 #define ROW(name, use, kind, field, least, most, help) {name, use, kind, offsetof(options, field), least, most, help}
 static const option_row rows[] = {
-    ROW("--model", ALWAYS, MODEL, model, 0, 0, "FILE  show these trained weights (DATA/model.safetensors)"),
+    ROW("--model", ALWAYS, MODEL, model, 0, 0,
+        "FILE  show these trained weights (DATA/model.safetensors); with --train: begin with them"),
     ROW("--energy", ALWAYS, TEXT, energy, 0, 0, "FILE  but with the energy of these"),
     ROW("--train", ALWAYS, FLAG, train, 0, 0, "train new ones instead"),
     ROW("--data", ALWAYS, TEXT, data, 0, 0, "DIR  photographs, judges, weights and a part of MNIST (examples/data)"),
@@ -142,14 +143,13 @@ static int complete(options *o, const char *training_word)
 {
     mmebm_trainer_options unused;
     if (!o->train && training_word) return failed("%s is an option of the training: add --train", training_word);
-    if (o->train && *o->model) return failed("--train makes new weights, --model shows trained ones: choose one");
     if (o->train && o->energy) return failed("--train makes an energy, --energy takes a trained one: choose one");
     if (o->fresh && o->resume) return failed("--fresh and --resume contradict each other");
     if (!o->mnist) o->mnist = o->data;
     if (!o->preset) o->preset = "polymnist-small";
     if (!o->judged) o->judged = 1000;
     if (o->train) o->whiten = 1;
-    if (!*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
+    if (!o->train && !*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
     return settings_complete(o) || settings_make(o, 1, &unused); /* says now what is wrong with --set */
 }
 

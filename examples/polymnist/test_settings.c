@@ -100,7 +100,8 @@ TEST(contradictions_are_refused)
     REQUIRE(PARSE(&o, "--guidance", "1") == OPTIONS_OK);
     CHECK(o.guidance == 1);
     CHECK(PARSE(&o, "--steps", "3") == OPTIONS_BAD);
-    CHECK(PARSE(&o, "--train", "--model", "m.safetensors") == OPTIONS_BAD);
+    CHECK(PARSE(&o, "--train", "--model", "m.safetensors") == 0 && strcmp(o.model, "m.safetensors") == 0);
+    CHECK(PARSE(&o, "--train") == 0 && !*o.model);
     CHECK(PARSE(&o, "--train", "--fresh", "--resume") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--preset", "mlp") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--set", "nothing=1") == OPTIONS_BAD);

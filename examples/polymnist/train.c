@@ -48,6 +48,12 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
     return mmebm_model_create_preset(context, settings_networks(o), &preset, model);
 }
 
+/* New ones, or those of a file, whose sizes and settings they keep. */
+static mmebm_status begin_model(mmebm_context *context, const options *o, mmebm_model **model)
+{
+    return *o->model ? mmebm_model_load(context, o->model, model) : make_model(context, o, model);
+}
+
 /* One step. While a device still works on it, the next batch is painted. Diagnostics wait for the step's end, so they
  * are asked for every ASK_INTERVAL steps only: else the device would stand still while the next batch goes to it.
  * 0 or -1; *status tells of the library's part. */
@@ -72,7 +78,7 @@ static double time_of_step(const training *t, const options *o)
     double start = 0, seconds = -1, value[CURVES];
     mmebm_status status = MMEBM_OK;
     int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch) || settings_make(o, 1, &settings);
-    if (!bad) status = make_model(t->context, o, &model);
+    if (!bad) status = begin_model(t->context, o, &model);
     if (!bad && status == MMEBM_OK) status = mmebm_trainer_create(model, &settings, &trainer);
     for (uint64_t i = 0; i < UNTIMED_STEPS + TRIAL_STEPS && status == MMEBM_OK && !bad; ++i) {
         if (i == UNTIMED_STEPS) start = seconds_now();
@@ -116,7 +122,7 @@ static int start(const options *o, training *t)
     history_start(&t->state.curves);
     if (settings_make(o, steps, &t->state.settings)) return -1;
     settings_log(&t->state.settings);
-    status = make_model(t->context, o, &t->model);
+    status = begin_model(t->context, o, &t->model);
     if (status == MMEBM_OK) status = mmebm_trainer_create(t->model, &t->state.settings, &t->trainer);
     return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making the model and its trainer");
 }
@@ -277,7 +283,7 @@ int training_run(training *t, const options *o, int (*measure)(void *user), void
 
 int training_make_model(const training *t, const options *o, mmebm_model **model)
 {
-    const mmebm_status status = make_model(t->context, o, model);
+    const mmebm_status status = begin_model(t->context, o, model);
     return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making a model for the averaged weights");
 }
 

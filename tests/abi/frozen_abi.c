@@ -238,8 +238,10 @@ FROZEN(mmebm_training_chain, 32, TRAINING_CHAIN_MEMBERS)
     M(mmebm_trainer_options, guard_energy, 232, float) \
     M(mmebm_trainer_options, guard_latent, 236, float) \
     M(mmebm_trainer_options, reserved, 240, uint32_t) \
-    M(mmebm_trainer_options, reserved1, 244, uint32_t)
-FROZEN(mmebm_trainer_options, 248, TRAINER_OPTIONS_MEMBERS)
+    M(mmebm_trainer_options, reserved1, 244, uint32_t) \
+    M(mmebm_trainer_options, weight_mismatched, 248, float) \
+    M(mmebm_trainer_options, reserved2, 252, uint32_t)
+FROZEN(mmebm_trainer_options, 256, TRAINER_OPTIONS_MEMBERS)
 
 /* ---- constants */
 

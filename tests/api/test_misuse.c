@@ -854,6 +854,9 @@ static void misuse_trainer_create(scene *on)
     WITH_OPTION(UNKNOWN_OPTION, options.langevin_z.reserved = 1);
     WITH_OPTION(ARGUMENT, options.weight_reconstruction = NAN);
     WITH_OPTION(ARGUMENT, options.energy_penalty = -1.0f);
+    WITH_OPTION(ARGUMENT, options.weight_mismatched = -1.0f);
+    WITH_OPTION(ARGUMENT, (options.weight_mismatched = 1.0f, options.batch = 1));
+    WITH_OPTION(UNKNOWN_OPTION, options.reserved2 = 1);
     WITH_OPTION(ARGUMENT, options.temperature = -1.0f);
     WITH_OPTION(ARGUMENT, options.data_noise = NAN);
     WITH_OPTION(ARGUMENT, options.ema = 1.0f);

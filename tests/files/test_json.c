@@ -116,7 +116,7 @@ TEST(values_are_checked)
     float single;
     char string[4];
     REQUIRE(mmebm__json_parse(context, "text", text, sizeof text - 1, &json) == MMEBM_OK);
-    REQUIRE(mmebm__json_members(&json, 0, KEYS, keys, node) == MMEBM_OK);
+    REQUIRE(mmebm__json_members(&json, 0, KEYS, 0, keys, node) == MMEBM_OK);
     CHECK(mmebm__json_integer(&json, node[I], -5, 5, &integer) == MMEBM_OK && integer == -5);
     CHECK(mmebm__json_integer(&json, node[I], -4, 5, &integer) == MMEBM_E_FORMAT);
     CHECK(mmebm__json_integer(&json, node[BIG], INT64_MIN, INT64_MAX, &integer) == MMEBM_E_FORMAT);
@@ -138,8 +138,29 @@ TEST(values_are_checked)
     CHECK(count == 3 && integers[0] == 1 && integers[2] == 3);
     CHECK(mmebm__json_integers(&json, node[A], 2, 0, 9, &count, integers) == MMEBM_E_FORMAT);
     CHECK(mmebm__json_integers(&json, node[A], 3, 0, 2, &count, integers) == MMEBM_E_FORMAT);
-    CHECK(mmebm__json_members(&json, 0, KEYS - 1, keys, node) == MMEBM_E_FORMAT); /* an unknown key */
+    CHECK(mmebm__json_members(&json, 0, KEYS - 1, 0, keys, node) == MMEBM_E_FORMAT); /* an unknown key */
     mmebm__json_free(&json);
+}
+
+TEST(the_last_keys_may_be_missing)
+{
+    static const char *const keys[] = {"a", "b", "later"};
+    static const struct {
+        const char *text;
+        uint32_t optional;
+        mmebm_status wanted;
+    } cases[] = {{"{\"a\":1,\"b\":2}", 1, MMEBM_OK},
+                 {"{\"a\":1,\"b\":2}", 0, MMEBM_E_FORMAT},
+                 {"{\"a\":1,\"later\":2}", 1, MMEBM_E_FORMAT},
+                 {"{\"later\":0,\"b\":2,\"a\":1}", 1, MMEBM_OK}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        mmebm_json json;
+        uint32_t nodes[3];
+        REQUIRE(mmebm__json_parse(context, "text", cases[i].text, strlen(cases[i].text), &json) == MMEBM_OK);
+        CHECK(mmebm__json_members(&json, 0, 3, cases[i].optional, keys, nodes) == cases[i].wanted);
+        if (cases[i].wanted == MMEBM_OK) CHECK((nodes[2] != 0) == (strstr(cases[i].text, "later") != NULL));
+        mmebm__json_free(&json);
+    }
 }
 
 TEST(keys_must_be_there_once)
@@ -152,7 +173,7 @@ TEST(keys_must_be_there_once)
     mmebm_json json;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; ++i) {
         REQUIRE(mmebm__json_parse(context, "text", texts[i], strlen(texts[i]), &json) == MMEBM_OK);
-        CHECK_MSG(mmebm__json_members(&json, 0, 2, keys, nodes) == MMEBM_E_FORMAT, "%s", texts[i]);
+        CHECK_MSG(mmebm__json_members(&json, 0, 2, 0, keys, nodes) == MMEBM_E_FORMAT, "%s", texts[i]);
         mmebm__json_free(&json);
     }
 }
@@ -314,6 +335,7 @@ int main(void)
     RUN(every_beginning_of_a_text_is_refused);
     RUN(depth_length_and_count_are_capped);
     RUN(values_are_checked);
+    RUN(the_last_keys_may_be_missing);
     RUN(keys_must_be_there_once);
     RUN(numbers_survive_bit_for_bit);
     RUN(numbers_survive_in_a_locale_with_a_decimal_comma);

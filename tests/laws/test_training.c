@@ -117,10 +117,11 @@ static void add_gradient(const float *a, const float *c, const float *x, double 
 
 /* The generator gives its bias for every z and the chain has no steps, so x_rev is known. Adam's first step without
  * momentum and with epsilon 1 is rate g / (|g| + 1), from which g follows. */
-TEST(the_gradient_of_the_energy_is_eqn_10)
+static void check_eqn_10(float weight_mismatched)
 {
     fixture f;
     REQUIRE(open_fixture(&f, 2));
+    f.options.weight_mismatched = weight_mismatched;
     f.options.stratified = 0;
     f.options.langevin_x.n_steps = 0;
     f.options.temperature = 0.5f;
@@ -145,6 +146,56 @@ TEST(the_gradient_of_the_energy_is_eqn_10)
         CHECK_MSG(fabs(found - wanted[k]) < 2e-5 * (1.0 + fabs(wanted[k])), "weight %d: %g, wanted %g", k, found,
                   wanted[k]);
     }
+    close_fixture(&f);
+}
+
+/* One modality has nothing to be mismatched with: what is added cancels out. */
+TEST(the_gradient_of_the_energy_is_eqn_10)
+{
+    check_eqn_10(0.0f);
+    check_eqn_10(0.75f);
+}
+
+/* ---- mismatched tuples */
+
+static double mean_energy(fixture *f, const mmebm_view *x)
+{
+    float energy[BATCH];
+    double sum = 0.0;
+    mmebm_view view = view_of(energy, 1, (int64_t[]){BATCH});
+    CHECK(mmebm_energy(f->model, x, &view) == MMEBM_OK);
+    for (int b = 0; b < BATCH; ++b) sum += energy[b];
+    return sum / BATCH;
+}
+
+/* Modality 1 is that of the next tuple; U learns to tell. */
+TEST(mismatched_tuples_are_taught)
+{
+    fixture f;
+    float next[BATCH * MAX_SIZE];
+    REQUIRE(open_fixture(&f, 2));
+    f.options.weight_mismatched = 2.0f;
+    f.options.energy_penalty = 1e-3f;
+    f.options.energy.rate = 1e-2f;
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    const size_t size = (size_t)f.views[1].shape[1], rest = (BATCH - 1) * size;
+    memcpy(next, f.x[1] + size, rest * sizeof *next);
+    memcpy(next + rest, f.x[1], size * sizeof *next);
+    mmebm_view mixed[MODALITIES] = {f.views[0], f.views[1]};
+    mixed[1].data = next;
+    const double real = mean_energy(&f, f.views), other = mean_energy(&f, mixed);
+    OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+    const double scale = 1e-5 * (1.0 + fabs(real) + fabs(other));
+    CHECK(fabs(diagnostic(&f, "energy_data") - real) < scale);
+    CHECK(fabs(diagnostic(&f, "energy_mismatched") - other) < scale);
+    const double squares = diagnostic(&f, "energy_square_data") + diagnostic(&f, "energy_square_revised") +
+                           diagnostic(&f, "energy_square_mismatched");
+    const double ratio = f.options.langevin_x.step_size / f.options.langevin_x.noise_scale; /* T = 1 / ratio^2 */
+    const double loss = (diagnostic(&f, "dE_raw") + 2.0 * (real - other) + 1e-3 * squares) * ratio * ratio;
+    CHECK(fabs(diagnostic(&f, "loss_energy") - loss) < 1e-4 * (1.0 + fabs(loss)));
+    for (int k = 0; k < 300; ++k) OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+    CHECK_MSG(mean_energy(&f, mixed) - mean_energy(&f, f.views) > 1.0, "real %g, mismatched %g",
+              mean_energy(&f, f.views), mean_energy(&f, mixed));
     close_fixture(&f);
 }
 
@@ -371,6 +422,7 @@ int main(void)
 {
     SKIP_WITHOUT_DEVICE(test_backend());
     RUN(the_gradient_of_the_energy_is_eqn_10);
+    RUN(mismatched_tuples_are_taught);
     RUN(no_update_sees_another);
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
     RUN(threads_change_no_bit);
