@@ -108,6 +108,9 @@ static int stride_of(const mmebm_langevin_options *chain)
     return (int)((chain->n_steps + CHAIN_FRAMES - 2) / (CHAIN_FRAMES - 1));
 }
 
+/* From far away MALA's whole drift overshoots, and nothing would be accepted for hundreds of steps. */
+static const float FAR_STEP = 0.13f, FAR_CLIP = 0.2f;
+
 /* langevin_z from z = 0, all five modalities of tuple 0 of `real` given, decoded state by state. */
 static int run_chain_z(const drawing *d, const tuples *real, tuples *frames)
 {
@@ -119,6 +122,8 @@ static int run_chain_z(const drawing *d, const tuples *real, tuples *frames)
     int64_t many[3] = {0, 1, latent_size};
     float *start = calloc(latent_size, sizeof *start), *path;
     mmebm_status status = mmebm_chain_record_init(&record);
+    chain.drift_norm_clip = FAR_CLIP;
+    chain.step_size = chain.noise_scale = FAR_STEP;
     chain.trajectory_stride = (uint32_t)stride_of(&chain);
     many[0] = chain.n_steps / chain.trajectory_stride + 1;
     path = calloc((size_t)many[0] * latent_size, sizeof *path);

@@ -18,9 +18,6 @@ enum {
     CHANGES_MAX = 16,
     REFINEMENT_STEPS = 30 /* of langevin_z when filling in (ruling F9) */
 };
-/* Of a drawing chain's drift: without it MALA accepts nothing for hundreds of steps if it begins far from its target.
- * Trainings do not learn with it (docs/training.md). */
-static const float DRAWING_CLIP = 0.25f;
 
 typedef struct preset_row {
     const char *name, *networks; /* the library's preset */
@@ -182,7 +179,7 @@ mmebm_status settings_chain_x(const mmebm_trainer_options *s, mmebm_langevin_opt
     chain->step_size = trained->step_size;
     chain->noise_scale = trained->noise_scale;
     chain->drift_clamp = trained->drift_clamp;
-    chain->drift_norm_clip = trained->drift_norm_clip > 0 ? trained->drift_norm_clip : DRAWING_CLIP;
+    chain->drift_norm_clip = trained->drift_norm_clip;
     return status;
 }
 
