@@ -47,7 +47,7 @@ static const mmebm_field add_fields[] = {SHAPE, ONE("alpha", MMEBM_FIELD_FLOAT, 
 static const mmebm_field batch_norm_fields[] = {SHAPE, NAME, ONE("epsilon", MMEBM_FIELD_FLOAT, settings.epsilon),
                                                 ONE("momentum", MMEBM_FIELD_FLOAT, momentum)};
 
-#define TABLE(fields) {fields, sizeof fields / sizeof fields[0]}
+#define TABLE(fields) {fields, sizeof fields / sizeof fields[0], 0}
 
 /* Kinds without a name are not stored. */
 static const struct {
