@@ -366,7 +366,8 @@ static int wants_latents(const mmebm_trainer *t)
 
 static mmebm_status update_energy(mmebm_trainer *t)
 {
-    return update(t, MMEBM_PART_ENERGY, energy_gradient, 2 * (int64_t)t->options.batch,
+    const int64_t terms = t->options.weight_mismatched > 0.0f ? 3 : 2;
+    return update(t, MMEBM_PART_ENERGY, energy_gradient, terms * t->options.batch,
                   MMEBM_DIAGNOSTIC_GRADIENT_NORM_ENERGY);
 }
 

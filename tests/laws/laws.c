@@ -18,10 +18,10 @@ static mmebm_status add_linear(mmebm_network *network, mmebm_node x, const char 
     return mmebm_network_linear(network, x, &options, node);
 }
 
-/* U = sum over inputs of |x|^2 / (2 scale^2), or the same of `features` linear functions of them: the prior layer,
- * which has no public builder call. */
+/* U = sum over inputs of |x|^2 / (2 scale^2), or the same of `features` linear functions of them, or, with a momentum,
+ * of what batch norm makes of them: the prior layer, which has no public builder call. */
 static mmebm_status make_energy(mmebm_context *context, uint32_t inputs, int64_t size, float scale, int64_t features,
-                                mmebm_network **network)
+                                float momentum, mmebm_network **network)
 {
     mmebm_node x[MMEBM_MAX_MODALITIES], node;
     MMEBM_TRY(mmebm_network_create(context, "energy", network));
@@ -29,6 +29,7 @@ static mmebm_status make_energy(mmebm_context *context, uint32_t inputs, int64_t
         MMEBM_TRY(input(*network, size, &x[i]));
     MMEBM_TRY(mmebm_network_concat(*network, inputs, x, &node));
     if (features) MMEBM_TRY(add_linear(*network, node, "features", features, &node));
+    if (momentum > 0.0f) MMEBM_TRY(mmebm_network_batch_norm(*network, node, 1e-3f, momentum, &node));
     mmebm_layer_request request = {.owner = "energy", .input_count = 1, .inputs = &node};
     request.settings.kind = MMEBM_LAYER_PRIOR;
     request.settings.likelihood = MMEBM_GAUSSIAN;
@@ -91,14 +92,15 @@ static mmebm_status make_encoder(mmebm_context *context, int64_t size, int64_t l
 }
 
 static mmebm_model *assemble(mmebm_context *context, uint32_t modalities, int64_t size, uint32_t latent, float sigma,
-                             float energy_scale, int64_t features)
+                             float energy_scale, int64_t features, float momentum)
 {
     mmebm_network *networks[1 + 2 * MMEBM_MAX_MODALITIES] = {NULL};
     mmebm_modality list[MMEBM_MAX_MODALITIES];
     mmebm_model_options options;
     mmebm_model *model = NULL;
     mmebm_status status = mmebm_model_options_init(&options);
-    if (status == MMEBM_OK) status = make_energy(context, modalities, size, energy_scale, features, &networks[0]);
+    if (status == MMEBM_OK)
+        status = make_energy(context, modalities, size, energy_scale, features, momentum, &networks[0]);
     for (uint32_t i = 0; i < modalities && status == MMEBM_OK; ++i) {
         status = make_decoder(context, i, size, latent, &networks[1 + i]);
         if (status == MMEBM_OK) status = make_encoder(context, size, latent, &networks[1 + modalities + i]);
@@ -121,16 +123,21 @@ static mmebm_model *assemble(mmebm_context *context, uint32_t modalities, int64_
 
 mmebm_model *make_quadratic_model(mmebm_context *context, int64_t size, float scale)
 {
-    return assemble(context, 1, size, 1, 1.0f, scale, 0);
+    return assemble(context, 1, size, 1, 1.0f, scale, 0, 0.0f);
 }
 
 mmebm_model *make_gaussian_model(mmebm_context *context, uint32_t modalities, int64_t size, uint32_t latent,
                                  float sigma)
 {
-    return assemble(context, modalities, size, latent, sigma, 1.0f, 0);
+    return assemble(context, modalities, size, latent, sigma, 1.0f, 0, 0.0f);
 }
 
 mmebm_model *make_feature_model(mmebm_context *context, int64_t size, int64_t features)
 {
-    return assemble(context, 1, size, 1, 1.0f, 1.0f, features);
+    return assemble(context, 1, size, 1, 1.0f, 1.0f, features, 0.0f);
+}
+
+mmebm_model *make_normalised_model(mmebm_context *context, int64_t size, float momentum)
+{
+    return assemble(context, 1, size, 1, 1.0f, 1.0f, 0, momentum);
 }

@@ -63,4 +63,7 @@ mmebm_model *make_gaussian_model(mmebm_context *context, uint32_t modalities, in
  * "energy.features.weight" and "energy.features.bias", which start as PyTorch's. */
 mmebm_model *make_feature_model(mmebm_context *context, int64_t size, int64_t features);
 
+/* The same with U = |batch norm of x|^2 / 2, whose running statistics move with that momentum. */
+mmebm_model *make_normalised_model(mmebm_context *context, int64_t size, float momentum);
+
 #endif /* MMEBM_LAWS_H */

@@ -115,8 +115,17 @@ static void add_gradient(const float *a, const float *c, const float *x, double 
     }
 }
 
-/* The generator gives its bias for every z and the chain has no steps, so x_rev is known. Adam's first step without
- * momentum and with epsilon 1 is rate g / (|g| + 1), from which g follows. */
+/* The generator gives its bias for every z, so that without a chain's steps x_rev is known. */
+static void give_the_bias(fixture *f, float revised[SIZE])
+{
+    float zeros[SIZE] = {0};
+    const mmebm_view nothing = view_of(zeros, 2, (int64_t[]){SIZE, 1});
+    mmebm_view bias = view_of(revised, 1, (int64_t[]){SIZE});
+    OK(f->context, mmebm_model_set_tensor(f->model, "decoder0.mean.weight", &nothing));
+    OK(f->context, mmebm_model_get_tensor(f->model, "decoder0.mean.bias", &bias));
+}
+
+/* Adam's first step without momentum and with epsilon 1 is rate g / (|g| + 1), from which g follows. */
 static void check_eqn_10(float weight_mismatched)
 {
     fixture f;
@@ -128,11 +137,8 @@ static void check_eqn_10(float weight_mismatched)
     f.options.energy_penalty = 0.0f;
     f.options.energy = (mmebm_adam_options){.rate = 1.0f, .beta1 = 0.0f, .beta2 = 0.999f, .epsilon = 1.0f};
     REQUIRE(open_trainer(&f, make_feature_model(f.context, SIZE, FEATURES)));
-    float zeros[SIZE] = {0}, revised[SIZE], before[MAX_WEIGHTS], after[MAX_WEIGHTS];
-    const mmebm_view nothing = view_of(zeros, 2, (int64_t[]){SIZE, 1});
-    mmebm_view bias = view_of(revised, 1, (int64_t[]){SIZE});
-    OK(f.context, mmebm_model_set_tensor(f.model, "decoder0.mean.weight", &nothing));
-    OK(f.context, mmebm_model_get_tensor(f.model, "decoder0.mean.bias", &bias));
+    float revised[SIZE], before[MAX_WEIGHTS], after[MAX_WEIGHTS];
+    give_the_bias(&f, revised);
     enum { COUNT = FEATURES * SIZE + FEATURES };
     CHECK(read_weights(f.model, "energy.", before) == COUNT);
     OK(f.context, mmebm_trainer_step(f.trainer, f.views));
@@ -154,6 +160,36 @@ TEST(the_gradient_of_the_energy_is_eqn_10)
 {
     check_eqn_10(0.0f);
     check_eqn_10(0.75f);
+}
+
+/* Running statistics are means over all tuples that the energy's gradient is of: with momentum 1, of this step's. */
+static void check_statistics(float weight_mismatched)
+{
+    fixture f;
+    float revised[SIZE], mean[SIZE];
+    const double terms = weight_mismatched > 0.0f ? 2.0 : 1.0; /* of the data: mismatched with nothing else */
+    mmebm_view view = view_of(mean, 1, (int64_t[]){SIZE});
+    REQUIRE(open_fixture(&f, 2));
+    f.options.weight_mismatched = weight_mismatched;
+    f.options.langevin_x.n_steps = 0;
+    REQUIRE(open_trainer(&f, make_normalised_model(f.context, SIZE, 1.0f)));
+    give_the_bias(&f, revised);
+    OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+    OK(f.context, mmebm_model_get_tensor(f.model, "energy.batch_norm2.mean", &view));
+    for (int d = 0; d < SIZE; ++d) {
+        double data = 0.0;
+        for (int b = 0; b < BATCH; ++b) data += f.x[0][b * SIZE + d] / (double)BATCH;
+        const double wanted = (terms * data + revised[d]) / (terms + 1.0);
+        CHECK_MSG(fabs(mean[d] - wanted) < 1e-6 * (1.0 + fabs(wanted)), "mean %d: %g, wanted %g", d, (double)mean[d],
+                  wanted);
+    }
+    close_fixture(&f);
+}
+
+TEST(running_statistics_are_means_over_all_terms)
+{
+    check_statistics(0.0f);
+    check_statistics(0.75f);
 }
 
 /* ---- mismatched tuples */
@@ -422,6 +458,7 @@ int main(void)
 {
     SKIP_WITHOUT_DEVICE(test_backend());
     RUN(the_gradient_of_the_energy_is_eqn_10);
+    RUN(running_statistics_are_means_over_all_terms);
     RUN(mismatched_tuples_are_taught);
     RUN(no_update_sees_another);
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
