@@ -75,6 +75,17 @@ static __device__ __forceinline__ float clamped_drift(const mmebm_drift &drift, 
     return drift.clamp > 0.0f ? bounded(b, -drift.clamp, drift.clamp) : b;
 }
 
+/* A thread's part of the squared norm of a row's drift, by all threads of a block. */
+static __device__ double drift_square(const mmebm_drift &drift, float l, const float *gradient, int64_t size)
+{
+    double total = 0.0;
+    for (int64_t e = threadIdx.x; e < size; e += blockDim.x) {
+        const double b = clamped_drift(drift, l, gradient[e]);
+        total += b * b;
+    }
+    return total;
+}
+
 /* What brings a row's drift of that squared norm within norm_clip. */
 static __device__ __forceinline__ float norm_factor(const mmebm_drift &drift, double square)
 {
@@ -150,12 +161,9 @@ static __global__ void clipped_langevin_kernel(const __grid_constant__ langevin_
     begin_kernel();
     const mmebm_langevin_step &step = steps.step[blockIdx.y];
     for (int64_t row = blockIdx.x; row < step.rows; row += gridDim.x) {
-        double total = 0.0;
-        for (int64_t e = threadIdx.x; e < step.size; e += blockDim.x) {
-            const double b = clamped_drift(step.drift, step.scales[0], step.gradient[row * step.size + e]);
-            total += b * b;
-        }
-        const float factor = norm_factor(step.drift, block_sum(total));
+        const double square =
+            drift_square(step.drift, step.scales[0], step.gradient + row * step.size, step.size);
+        const float factor = norm_factor(step.drift, block_sum(square));
         for (int64_t block = threadIdx.x; block < fours(step.size); block += blockDim.x)
             move_four(step, row, block, factor);
     }
@@ -197,16 +205,11 @@ static __global__ void propose_kernel(mmebm_mala_step step)
     FOR_EACH_FOUR(at, step.rows, step.size) propose_four(step, at / fours(step.size), at % fours(step.size), 1.0f);
 }
 
-/* By one warp: norm_factor of a row. */
+/* By a block of one warp: norm_factor of a row. */
 static __device__ float row_factor(const mmebm_mala_step &step, const float *gradient)
 {
     if (step.drift.norm_clip <= 0.0f) return 1.0f;
-    double total = 0.0;
-    for (int64_t e = threadIdx.x; e < step.size; e += 32) {
-        const double b = clamped_drift(step.drift, step.scales[0], gradient[e]);
-        total += b * b;
-    }
-    return norm_factor(step.drift, warp_sum(total));
+    return norm_factor(step.drift, warp_sum(drift_square(step.drift, step.scales[0], gradient, step.size)));
 }
 
 /* With a bound on a row's norm: a warp for each row. */

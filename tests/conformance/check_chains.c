@@ -358,8 +358,7 @@ static void add_mala(op_run *op, const mala_case *wanted, int64_t first)
     }
 }
 
-/* Terms: the state, the drift, which is no larger than its gradient, the noise; a row's norm adds the rounding of its
- * sum. */
+/* Terms: the state, the gradient, of which the drift is less than a tenth, the noise. */
 static void check_propose(mala_case wanted)
 {
     const int64_t count = wanted.rows * wanted.size;

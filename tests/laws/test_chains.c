@@ -223,6 +223,11 @@ TEST(bounds_hold)
     close_fixture(&f);
 }
 
+static void view_generated(const fixture *f, float generated[MODALITIES][N * 8], mmebm_view outputs[MODALITIES])
+{
+    for (int i = 0; i < MODALITIES; ++i) outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f->sizes[i]});
+}
+
 /* sample_given without chains is encode (mean) and generate; observed views stay untouched. */
 TEST(sample_given_is_made_of_its_pieces)
 {
@@ -231,8 +236,7 @@ TEST(sample_given_is_made_of_its_pieces)
     float mean[N * 4], scale[N * 4], generated[MODALITIES][N * 8];
     mmebm_view means = view_of(mean, 2, (int64_t[]){N, 4}), scales = view_of(scale, 2, (int64_t[]){N, 4});
     mmebm_view outputs[MODALITIES];
-    for (int i = 0; i < MODALITIES; ++i)
-        outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    view_generated(&f, generated, outputs);
     OK(f.context, mmebm_sampler_encode(f.sampler, 1, &f.views[1], &means, &scales));
     OK(f.context, mmebm_sampler_generate(f.sampler, &means, outputs));
     mmebm_sample_options options;
@@ -257,7 +261,7 @@ TEST(the_average_is_of_what_is_given)
     REQUIRE(open_fixture(&f));
     float mean[EXPERTS][N * D], average[EXPERTS][N * D], generated[MODALITIES][N * 8];
     mmebm_view outputs[MODALITIES];
-    for (int i = 0; i < MODALITIES; ++i) outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    view_generated(&f, generated, outputs);
     mmebm_view means = view_of(mean[0], 3, (int64_t[]){EXPERTS, N, D});
     mmebm_view averages = view_of(average[0], 3, (int64_t[]){EXPERTS, N, D});
     mmebm_view listed = view_of(average[0], 2, (int64_t[]){N, D});
@@ -323,7 +327,7 @@ static void check_all_experts(uint32_t method)
     mmebm_view latents = view_of(z[0][0], 3, (int64_t[]){EXPERTS, N, D});
     mmebm_view energies = view_of(energy[0][0], 2, (int64_t[]){STEPS + 1, EXPERTS * N});
     mmebm_view means = view_of(z[0][0], 2, (int64_t[]){N, D}), outputs[MODALITIES];
-    for (int i = 0; i < MODALITIES; ++i) outputs[i] = view_of(generated[i], 2, (int64_t[]){N, f.sizes[i]});
+    view_generated(&f, generated, outputs);
     mmebm_langevin_options chain;
     OK(f.context, mmebm_langevin_z_options_init(&chain));
     chain.method = method;
