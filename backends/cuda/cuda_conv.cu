@@ -305,12 +305,17 @@ template <int BM, int BN, conv_way WAY> struct conv_block {
             const int32_t at = g.phases_out ? placed_pixel(g, phase, 0, q / g.out[1], q % g.out[1]) : q;
             return stored_pixel{at, residual_pixel(product, at)};
         };
-        if (plan.wide)
-            store_wide<__nv_bfloat16, BN, 4, false, true>(product, own_places(product.epilogue), tile, lane, MB * 16,
-                                                          n0, pixel_of, bias_in_memory(product), [] {},
-                                                          [](int32_t, int32_t, const float *) {});
-        else
-            store_narrow<BN>(product, own_places(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
+        if (!plan.wide)
+            return store_narrow<BN>(product, own_places(product.epilogue), tile, lane, MB * 16, n0, pixel_of);
+        const int32_t pixels = MB * 16 >> shift;
+        const wide_store<__nv_bfloat16, BN, 4> wide(product, own_places(product.epilogue), lane, n0,
+                                                    bias_in_memory(product));
+#pragma unroll 1
+        for (int32_t step = 0; step < wide.steps(pixels); ++step) {
+            asked_pixels<__nv_bfloat16, 4> asked;
+            wide.ask(step, pixels, pixel_of, &asked);
+            wide.template finish<true>(step, tile, shift, asked, keep_nothing());
+        }
     }
 
     /* Sums of one part of the chunks, as they are. */

@@ -97,50 +97,61 @@ static __device__ __forceinline__ void turn_sums(const float (&sums)[NT][4], flo
     }
 }
 
-/* Where lane_epilogue suits: a thread has LANES channels of every 32 / (BN / LANES)th pixel, takes ASKED at a time and
- * asks for what the epilogue reads for all of them before it finishes the first. If AHEAD, it does so while it finishes
- * those before, and for the first before it waits for the sums, which the caller then has not: worth its instructions
- * where there is much to finish. keep(r, vector, numbers) gets what was stored last for a vector of pixel r. This code
- * stands once in the kernel, and without what windows need where there are none: more would not fit the instruction
- * cache. */
-template <typename T, int BN, int ASKED, bool AHEAD, bool WINDOWS, typename P, typename B, typename W, typename K>
-static __device__ __forceinline__ void store_wide(const cuda_product &product, const epilogue_places &places,
-                                                  const float *tile, int32_t lane, int32_t lines, int32_t n0,
-                                                  P pixel_of, B load_bias, W wait_for_sums, K keep)
-{
-    constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, ROUND = 32 / NT, STEP = ROUND * ASKED;
-    constexpr int LEAD = AHEAD ? STEP : 0;
-    const int32_t shift = WINDOWS && product.epilogue.window == 2 ? 2 : 0, pixels = lines >> shift;
-    const int32_t n = n0 + lane % NT * LANES;
-    const bool works = lane < ROUND * NT && n < product.out_channels;
-    const lane_epilogue<T> epilogue(product, places, works ? n : n0, load_bias);
-    epilogue_reads<T> next[ASKED];
-    int32_t next_q[ASKED];
-#pragma unroll 1
-    for (int32_t first = min(lane / NT, ROUND - 1) - LEAD; first < pixels; first += STEP) {
-        epilogue_reads<T> reads[ASKED];
-        int32_t q[ASKED];
+/* What a thread has asked memory for, of ASKED pixels; q: where they are stored, -1 = nowhere. */
+template <typename T, int ASKED> struct asked_pixels {
+    epilogue_reads<T> reads[ASKED];
+    int32_t q[ASKED];
+};
+
+/* Where lane_epilogue suits: a thread has LANES channels of every ROUND-th pixel of a tile, and takes ASKED of them in a
+ * step. It asks for what the epilogue reads for all of them before it finishes the first; a caller that can asks for
+ * the next step's too, memory being far away. Its code should stand once in a kernel, and without what windows need
+ * where there are none: more would not fit the instruction cache. */
+template <typename T, int BN, int ASKED> struct wide_store {
+    static constexpr int PITCH = tile_pitch<BN>(), NT = BN / LANES, ROUND = 32 / NT, STEP = ROUND * ASKED;
+    static constexpr __host__ __device__ int steps(int pixels)
+    {
+        return (pixels + STEP - 1) / STEP;
+    }
+
+    int32_t vector, offset; /* of the thread: its channels, and its pixel among the first ROUND */
+    bool works;
+    lane_epilogue<T> epilogue;
+
+    template <typename B>
+    __device__ __forceinline__ wide_store(const cuda_product &product, const epilogue_places &places, int32_t lane,
+                                          int32_t n0, B load_bias)
+        : vector(lane % NT), offset(min(lane / NT, ROUND - 1)),
+          works(lane < ROUND * NT && n0 + vector * LANES < product.out_channels),
+          epilogue(product, places, works ? n0 + vector * LANES : n0, load_bias)
+    {
+    }
+
+    /* pixel_of(r): the tile's stored pixel r, of `pixels`. */
+    template <typename P>
+    __device__ __forceinline__ void ask(int32_t step, int32_t pixels, P pixel_of, asked_pixels<T, ASKED> *asked) const
+    {
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
-            if (AHEAD) reads[u] = next[u], q[u] = next_q[u];
-            epilogue_reads<T> &asked = AHEAD ? next[u] : reads[u];
-            int32_t &asked_q = AHEAD ? next_q[u] : q[u];
-            const int32_t r = first + LEAD + ROUND * u;
-            asked_q = -1;
+            const int32_t r = step * STEP + offset + ROUND * u;
+            asked->q[u] = -1;
             if (!works || r >= pixels) continue;
             const stored_pixel pixel = pixel_of(r);
-            asked_q = pixel.at;
-            if (pixel.at >= 0) epilogue.ask(pixel, &asked);
+            asked->q[u] = pixel.at;
+            if (pixel.at >= 0) epilogue.ask(pixel, &asked->reads[u]);
         }
-        if (AHEAD && first < 0) {
-            wait_for_sums();
-            continue;
-        }
+    }
+
+    /* keep(r, vector, numbers) gets what was stored last for a vector of pixel r. */
+    template <bool WINDOWS, typename K>
+    __device__ __forceinline__ void finish(int32_t step, const float *tile, int32_t shift,
+                                           const asked_pixels<T, ASKED> &asked, K keep) const
+    {
 #pragma unroll
         for (int u = 0; u < ASKED; ++u) {
-            if (q[u] < 0) continue;
-            const float4 *from =
-                reinterpret_cast<const float4 *>(tile + (first + ROUND * u << shift) * PITCH + lane % NT * LANES);
+            if (asked.q[u] < 0) continue;
+            const int32_t r = step * STEP + offset + ROUND * u;
+            const float4 *from = reinterpret_cast<const float4 *>(tile + (r << shift) * PITCH + vector * LANES);
             float4 low = from[0], high = from[1];
             for (int32_t w = 1; WINDOWS && w < 1 << shift; ++w) {
                 const float4 a = from[w * (PITCH / 4)], b = from[w * (PITCH / 4) + 1];
@@ -148,10 +159,16 @@ static __device__ __forceinline__ void store_wide(const cuda_product &product, c
                 high.x += b.x, high.y += b.y, high.z += b.z, high.w += b.w;
             }
             float v[LANES] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-            epilogue.finish(q[u], v, reads[u]);
-            keep(first + ROUND * u, lane % NT, v);
+            epilogue.finish(asked.q[u], v, asked.reads[u]);
+            keep(r, vector, v);
         }
     }
+};
+
+/* For finish: nobody keeps anything. */
+static __device__ __forceinline__ auto keep_nothing()
+{
+    return [](int32_t, int32_t, const float *) {};
 }
 
 /* Anything else: a thread takes a channel of a pixel. */

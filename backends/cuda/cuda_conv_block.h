@@ -37,7 +37,7 @@ struct tma_head {
     uint64_t weights_full[MAX_STAGES], weights_empty[MAX_STAGES];
     uint64_t patch_full[MAX_BUFFERS], patch_split[MAX_BUFFERS], patch_empty[MAX_BUFFERS];
     uint64_t sums_empty[MAX_WARPS], stored[MAX_WARPS / 4]; /* the latter for each warpgroup */
-    stored_pixel places[MAX_WARPS][2][16]; /* for each warp that stores */
+    stored_pixel places[MAX_WARPS][2 * 16]; /* of two tiles, for the warps that store what one multiplies */
     alignas(16) float bias[128];
 };
 enum { HEAD_BYTES = 3072 }; /* weights and patches begin at multiples of 1024 */
@@ -67,7 +67,7 @@ template <int FACTORS, bool RESIDENT, int GROUPS, int BN, int EDGE>
 struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
     using shape = tma_shape<FACTORS, GROUPS, BN>;
     using shape::PART, shape::PARTS, shape::SLICE, shape::STORERS, shape::TILE, shape::WARPS;
-    static constexpr int TAPS = EDGE * EDGE;
+    static constexpr int TAPS = EDGE * EDGE, LINES = 16 / STORERS; /* that a warp stores */
     static constexpr int HANDED_OVER = 32 * (1 + STORERS); /* threads between which a warp's sums go over */
     typedef float group_sums[BN / 8][4];
     const tma_plan &plan;
@@ -343,43 +343,80 @@ struct tma_block : public tma_shape<FACTORS, GROUPS, BN> {
         return pixel;
     }
 
-    /* part: of the STORERS warps for the same pixels: those before and after the middle. */
-    __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
+    __device__ __forceinline__ void wait_for_sums(int32_t warp) const
     {
-        constexpr int LINES = 16 / STORERS, ASKED = BN < 64 || FACTORS != FACTORS_BF16 ? 1 : 2;
-        constexpr bool AHEAD = BN == 128;
-        const int32_t first = warp * 16 + part * LINES;
-        const float *lines = turn + first * tile_pitch<BN>();
-        stored_pixel *places = head->places[warp][part];
-        const auto pixel_of = [=](int32_t r) { return places[r]; };
-        const auto load_bias = [this](int32_t n, float *bias) {
+        __syncwarp();
+        meet<HANDED_OVER>(SUMS_FULL + warp);
+    }
+
+    __device__ __forceinline__ auto bias_of_block() const
+    {
+        return [this](int32_t n, float *bias) {
             const float4 *from = reinterpret_cast<const float4 *>(head->bias + n - n0);
             const float4 low = from[0], high = from[1];
             bias[0] = low.x, bias[1] = low.y, bias[2] = low.z, bias[3] = low.w;
             bias[4] = high.x, bias[5] = high.y, bias[6] = high.z, bias[7] = high.w;
         };
-        const cuda_product &product = conv.product;
-        pixel_place place = find_pixel(plan, first_tile * TILE + reach_of(plan) + first + lane % LINES);
+    }
+
+    /* place: that of the warp's pixel `lane` of the block's first tile. What a step reads is asked for before the step
+     * in front is finished, in the next tile too, so that memory is always at work; the first round only asks. */
+    __device__ __forceinline__ void store_by_vectors(int32_t warp, const float *lines, stored_pixel *places,
+                                                     pixel_place place, int32_t lane) const
+    {
+        typedef typename shape::number number;
+        constexpr int ASKED = BN < 64 || FACTORS != FACTORS_BF16 ? 1 : 2;
+        using store = wide_store<number, BN, ASKED>;
+        constexpr int STEPS = store::steps(LINES);
+        const store wide(conv.product, member->places, lane, n0, bias_of_block());
+        asked_pixels<number, ASKED> next;
+        int32_t set = 0;
+#pragma unroll 1
+        for (int32_t tile = first_tile - plan.blocks; tile < plan.tiles; tile += plan.blocks, set ^= LINES) {
+            const stored_pixel *present = places + (set ^ LINES), *following = places + set;
+            const bool begun = tile >= first_tile;
+            if (lane < LINES) places[set + lane] = place_in_memory(place);
+            next_pixel(plan, &place);
+            __syncwarp();
+#pragma unroll 1
+            for (int32_t step = begun ? 0 : STEPS - 1; step < STEPS; ++step) {
+                const asked_pixels<number, ASKED> asked = next;
+                const bool last = step == STEPS - 1;
+                const stored_pixel *of = last ? following : present;
+                wide.ask(last ? 0 : step + 1, LINES, [=](int32_t r) { return of[r]; }, &next);
+                if (!begun) continue;
+                if (step == 0) wait_for_sums(warp);
+                wide.template finish<false>(step, lines, 0, asked, keep_nothing());
+            }
+            if (begun) release_by_lanes(&head->sums_empty[warp]);
+        }
+    }
+
+    __device__ __forceinline__ void store_by_numbers(int32_t warp, const float *lines, stored_pixel *places,
+                                                     pixel_place place, int32_t lane) const
+    {
 #pragma unroll 1
         for (int32_t tile = first_tile; tile < plan.tiles; tile += plan.blocks) {
             if (lane < LINES) places[lane] = place_in_memory(place);
             next_pixel(plan, &place);
-            __syncwarp();
-            const auto wait_for_sums = [=] {
-                __syncwarp();
-                meet<HANDED_OVER>(SUMS_FULL + warp);
-            };
-            if (!AHEAD) wait_for_sums();
-            if (conv.wide) {
-                store_wide<typename shape::number, BN, ASKED, AHEAD, false>(product, member->places, lines, lane, LINES,
-                                                                            n0, pixel_of, load_bias, wait_for_sums,
-                                                                            [](int32_t, int32_t, const float *) {});
-            } else {
-                if (AHEAD) wait_for_sums();
-                store_narrow<BN>(product, member->places, lines, lane, LINES, n0, pixel_of);
-            }
+            wait_for_sums(warp);
+            store_narrow<BN>(conv.product, member->places, lines, lane, LINES, n0,
+                             [=](int32_t r) { return places[r]; });
             release_by_lanes(&head->sums_empty[warp]);
         }
+    }
+
+    /* part: of the STORERS warps for the same pixels: those before and after the middle. */
+    __device__ __forceinline__ void store_tiles(int32_t warp, int32_t part, int32_t lane) const
+    {
+        const int32_t first = warp * 16 + part * LINES;
+        const float *lines = turn + first * tile_pitch<BN>();
+        stored_pixel *places = head->places[warp] + part * 2 * LINES;
+        const pixel_place place = find_pixel(plan, first_tile * TILE + reach_of(plan) + first + lane % LINES);
+        if (conv.wide)
+            store_by_vectors(warp, lines, places, place, lane);
+        else
+            store_by_numbers(warp, lines, places, place, lane);
     }
 };
 

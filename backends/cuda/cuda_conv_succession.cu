@@ -71,16 +71,12 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
     /* What an epilogue reads of a product before, the same thread has stored. */
     __device__ __forceinline__ void store_products(int32_t warp, int32_t part, int32_t lane) const
     {
-        constexpr int LINES = 16 / STORERS;
-        constexpr bool AHEAD = BN == 128;
+        using store = wide_store<__nv_bfloat16, BN, 2>;
+        constexpr int LINES = 16 / STORERS, STEPS = store::steps(LINES);
         const int32_t first = warp * 16 + part * LINES;
         const float *lines = this->turn + first * tile_pitch<BN>();
-        stored_pixel *places = head->places[warp][part];
+        stored_pixel *places = head->places[warp] + part * LINES;
         const auto pixel_of = [=](int32_t r) { return places[r]; };
-        const auto wait_for_sums = [=] {
-            __syncwarp();
-            meet<base::HANDED_OVER>(SUMS_FULL + warp);
-        };
         const pixel_place place = find_pixel(plan, first_tile * TILE + reach_of(plan) + first + lane % LINES);
         if (lane < LINES) places[lane] = memory_of(plan, 0, place);
         __syncwarp();
@@ -92,10 +88,17 @@ template <int GROUPS, int BN> struct succession_block : public tma_block<FACTORS
                 unsigned char *patch = set + vector / CHUNKS * plan.patch_lines * LINE_BYTES;
                 put_words(patch + chunk_place(line + (uint32_t)r, (uint32_t)(vector % CHUNKS)), v);
             };
-            if (!AHEAD) wait_for_sums();
-            store_wide<__nv_bfloat16, BN, 2, AHEAD, false>(all.products[k], plan.members[k].places, lines, lane, LINES,
-                                                           0, pixel_of, bias_in_memory(all.products[k]), wait_for_sums,
-                                                           keep);
+            const store wide(all.products[k], plan.members[k].places, lane, 0, bias_in_memory(all.products[k]));
+            asked_pixels<__nv_bfloat16, 2> next;
+#pragma unroll 1
+            for (int32_t step = -1; step < STEPS; ++step) {
+                const asked_pixels<__nv_bfloat16, 2> present = next;
+                if (step + 1 < STEPS) wide.ask(step + 1, LINES, pixel_of, &next);
+                if (step < 0)
+                    this->wait_for_sums(warp);
+                else
+                    wide.template finish<false>(step, lines, 0, present, keep);
+            }
             publish_copies();
             release_by_lanes(&head->sums_empty[warp]);
             release(&head->stored[warp / 4]);
