@@ -494,8 +494,9 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_chain_record_init_sized(mmebm_chain_r
 
 /* A plan for repeated work on one model: graphs compiled for a largest batch, workspace reserved; its calls take
  * neither host memory from the context's hooks nor device memory, except that langevin_z compiles its energy at the
- * first call with a new observed set (mmebm_sampler_prepare() does so ahead). The driver of "cuda" keeps memory of its
- * own for chains that it has seen twice. A sampler sees weight changes of the model at the next call. */
+ * first call with a new observed set (mmebm_sampler_prepare() does so ahead), and langevin_prior at a call with another
+ * temperature than the one before. The driver of "cuda" keeps memory of its own for chains that it has seen twice. A
+ * sampler sees weight changes of the model at the next call. */
 typedef struct mmebm_sampler mmebm_sampler;
 
 typedef struct mmebm_sampler_options {
@@ -582,13 +583,26 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_fit(mmebm_context *con
                                                              const mmebm_latent_mixture *mixture,
                                                              double *mean_log_density);
 
+/* Revises z [n, D] in place by the energy, seen through the decoders, with nothing given: langevin_z with
+ *     E(z) = U(G(z)) / temperature - log p0(z),
+ * so that z are draws from the prior as the energy tilts it, towards tuples that it finds likely, and x = G(z) belong
+ * together more often than those of p0 do (measured in docs/training.md). temperature > 0: the lower, the more U
+ * counts; too low, z run away to where the decoders have learnt nothing. options: n_steps, step_size, noise_scale, drift_clamp,
+ * drift_norm_clip, method, seed, first_chain; observed and reduction unset; NULL = defaults. record may be NULL; its
+ * energy is E(z). */
+MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler,
+                                                                 const mmebm_langevin_options *options,
+                                                                 float temperature, mmebm_view *z,
+                                                                 mmebm_chain_record *record);
+
 typedef struct mmebm_sample_options {
     uint32_t struct_size;
     uint32_t start;                           /* given: MMEBM_START_SAMPLE (default), _MEAN or _AVERAGE */
     uint64_t seed;                            /* default 0 */
     uint64_t first_chain;                     /* default 0 */
     uint64_t observed;                        /* given: bit i = x_i is given; at least one */
-    const mmebm_langevin_options *langevin_z; /* given: refinement of z; NULL = none (ruling F11) */
+    const mmebm_langevin_options *langevin_z; /* given: refinement of z (ruling F11); sample: langevin_prior, at
+                                                 `temperature`; NULL = none */
     const mmebm_langevin_options *langevin_x; /* revision by the energy; NULL = none: generator means */
     const mmebm_latent_mixture *prior;        /* sample: in place of p0; NULL = p0. given: must be NULL */
     uint32_t all_experts;                     /* given, with langevin_z: 1 = a chain from each given modality's expert,
@@ -598,13 +612,16 @@ typedef struct mmebm_sample_options {
     float guidance;     /* given: z starts at so many times what q gives, away from the prior's mean 0. Means of q are
                            averages over all that the given leaves open, nearer to 0 than any latent; what is decoded
                            from further out is sharper. 0 (default) = 1 = as q gives it */
-    uint32_t reserved1; /* must be 0; fills the struct up to a multiple of 8 bytes */
+    uint32_t reserved1; /* must be 0 */
+    float temperature;  /* sample, with langevin_z: that of mmebm_sampler_langevin_prior(), above 0; else 0 (default) */
+    uint32_t reserved2; /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_sample_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sample_options *options, size_t size);
 #define mmebm_sample_options_init(options) mmebm_sample_options_init_sized((options), sizeof *(options))
 
-/* Coherent tuples: z ~ p0 (or options.prior), x = generator means, then langevin_x if asked. x: M views, written.
- * Seeds, chain numbers and the observed set of the nested options are replaced by those here. */
+/* Coherent tuples: z ~ p0 (or options.prior), then langevin_prior if asked (p0 alone), x = generator means, then
+ * langevin_x if asked. x: M views, written. Seeds, chain numbers and the observed set of the nested options are
+ * replaced by those here. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_options *options,
                                                          mmebm_view *x);
 /* Fills in what is missing: one observed expert a tuple, drawn uniformly, gives z (ruling F8), or with

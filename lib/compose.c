@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Operations on whole graphs: copy, join (networks of one kind into a model's part), extract (the part that computes
- * some outputs) and the posterior's energy, which is an extract of the generator with losses on top:
+ * some outputs), the posterior's energy, which is an extract of the generator with losses on top, and the tilted
+ * prior's, which is the energy on top of the generator:
  *   E(z) = sum_{i in O} NLL_i(x_i | z) - log p0(z)                                      Eqns 8, 17
+ *   E(z) = U(G(z)) / T - log p0(z)
  * Called by model.c, the sampler and the trainer. All leave their result zeroed when they fail.
  */
 #include <stdio.h>
@@ -123,19 +125,29 @@ static mmebm_status share(mmebm_context *context, const mmebm_graph *joined, con
     return MMEBM_OK;
 }
 
-static mmebm_status join_tensors(mmebm_context *context, mmebm_graph *joined, const mmebm_graph *part,
-                                 const char *prefix)
+/* Weights of the part follow those that are there. */
+static void add_tensors(mmebm_graph *joined, const mmebm_graph *part)
 {
     for (uint32_t t = 0; t < part->tensor_count; ++t) {
         mmebm_tensor *tensor = &joined->tensors[joined->tensor_count++];
         *tensor = part->tensors[t];
         tensor->offset += joined->weight_count;
+    }
+    joined->weight_count += part->weight_count;
+}
+
+static mmebm_status join_tensors(mmebm_context *context, mmebm_graph *joined, const mmebm_graph *part,
+                                 const char *prefix)
+{
+    mmebm_tensor *added = joined->tensors + joined->tensor_count;
+    add_tensors(joined, part);
+    for (uint32_t t = 0; t < part->tensor_count; ++t) {
+        mmebm_tensor *tensor = &added[t];
         const int length = snprintf(tensor->name, sizeof tensor->name, "%s.%s", prefix, part->tensors[t].name);
         if (length >= (int)sizeof tensor->name)
             return mmebm__fail(context, MMEBM_E_ARGUMENT, "with '%s.' the tensor name '%s' has %d characters, at most "
                                "%d fit", prefix, part->tensors[t].name, length, (int)sizeof tensor->name - 1);
     }
-    joined->weight_count += part->weight_count;
     return MMEBM_OK;
 }
 
@@ -243,6 +255,15 @@ static mmebm_status append_sum(mmebm_context *context, mmebm_graph *graph, mmebm
     return MMEBM_OK;
 }
 
+/* -log p0 of the first input, z. */
+static mmebm_status append_prior(const mmebm_model *model, mmebm_graph *graph, mmebm_node *term)
+{
+    const mmebm_layer prior = {.kind = MMEBM_LAYER_PRIOR,
+                               .likelihood = model->options.prior,
+                               .scale = model->options.prior_scale};
+    return append(model->context, graph, &prior, &graph->inputs[0], 1, term);
+}
+
 /* Puts the losses on top of the decoders' means, which become inner nodes. */
 static mmebm_status append_energy(const mmebm_model *model, uint32_t count, const uint32_t *observed,
                                   mmebm_graph *graph)
@@ -253,10 +274,7 @@ static mmebm_status append_energy(const mmebm_model *model, uint32_t count, cons
         MMEBM_TRY(append_likelihood(model, observed[k], graph, graph->outputs[k], &term));
         MMEBM_TRY(append_sum(context, graph, term, &likelihood));
     }
-    const mmebm_layer prior = {.kind = MMEBM_LAYER_PRIOR,
-                               .likelihood = model->options.prior,
-                               .scale = model->options.prior_scale};
-    MMEBM_TRY(append(context, graph, &prior, &graph->inputs[0], 1, &term));
+    MMEBM_TRY(append_prior(model, graph, &term));
     energy = likelihood;
     MMEBM_TRY(append_sum(context, graph, term, &energy));
     graph->output_count = 0;
@@ -278,5 +296,50 @@ mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed,
     MMEBM_TRY(mmebm__graph_extract(context, &model->parts[MMEBM_PART_GENERATOR].graph, count, list, posterior));
     const mmebm_status status = append_energy(model, count, list, posterior);
     if (status != MMEBM_OK) mmebm__graph_free(context, posterior);
+    return status;
+}
+
+/* ---- the tilted prior */
+
+/* The layers of both, the generator's means in place of the energy's inputs, which have their shapes; map has room for
+ * either's layers. `u` is the energy. */
+static void stack_layers(const mmebm_graph *generator, const mmebm_graph *energy, int32_t *map, mmebm_graph *stack,
+                         mmebm_node *u)
+{
+    mmebm_node means[MMEBM_MAX_MODALITIES];
+    for (uint32_t i = 0; i < generator->layer_count; ++i) move_layer(stack, generator, i, 0, map);
+    for (uint32_t o = 0; o < generator->output_count; ++o) means[o] = map[generator->outputs[o]];
+    add_tensors(stack, generator);
+    const uint32_t shift = stack->tensor_count;
+    for (uint32_t i = 0; i < energy->input_count; ++i) map[energy->inputs[i]] = means[i];
+    for (uint32_t i = 0; i < energy->layer_count; ++i)
+        if (energy->layers[i].kind != MMEBM_LAYER_INPUT) move_layer(stack, energy, i, shift, map);
+    add_tensors(stack, energy);
+    *u = map[energy->outputs[0]];
+}
+
+static mmebm_status append_tilt(const mmebm_model *model, mmebm_node u, float temperature, mmebm_graph *tilted)
+{
+    const mmebm_layer sum = {.kind = MMEBM_LAYER_ADD, .alpha = 1.0f / temperature, .beta = 1.0f};
+    mmebm_node prior, energy;
+    MMEBM_TRY(append_prior(model, tilted, &prior));
+    MMEBM_TRY(append(model->context, tilted, &sum, (const mmebm_node[]){u, prior}, 2, &energy));
+    return mmebm__graph_output(model->context, tilted, "tilted prior", energy);
+}
+
+mmebm_status mmebm__graph_tilted(const mmebm_model *model, float temperature, mmebm_graph *tilted)
+{
+    mmebm_context *context = model->context;
+    const mmebm_graph *generator = &model->parts[MMEBM_PART_GENERATOR].graph;
+    const mmebm_graph *energy = &model->parts[MMEBM_PART_ENERGY].graph, *const both[] = {generator, energy};
+    const mmebm_graph counts = joined_counts(2, both, 0);
+    const size_t layers = generator->layer_count + (size_t)energy->layer_count;
+    mmebm_node u;
+    MMEBM_TRY(allocate_graph(context, &counts, tilted));
+    int32_t *map = mmebm__allocate(context, layers * sizeof *map);
+    if (map) stack_layers(generator, energy, map, tilted, &u);
+    const mmebm_status status = map ? append_tilt(model, u, temperature, tilted) : MMEBM_E_MEMORY;
+    mmebm__free(context, map, layers * sizeof *map);
+    if (status != MMEBM_OK) mmebm__graph_free(context, tilted);
     return status;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Making a sampler: one plan for U with input gradients, one for the generator, one for each encoder, and the device
- * memory of a part. langevin_z's energy depends on the observed set and is compiled for each set once.
+ * memory of a part. langevin_z's energy depends on the observed set and is compiled for each set once; that of
+ * langevin_prior on a temperature (sampler_tilt.c).
  */
 #include "sampler.h"
 
@@ -152,6 +153,7 @@ void mmebm_sampler_destroy(mmebm_sampler **handle)
     mmebm_context *context = sampler->context;
     *handle = NULL;
     close_posteriors(sampler);
+    mmebm__tilt_close(sampler);
     mmebm__plan_close(context, &sampler->energy);
     mmebm__plan_close(context, &sampler->generator);
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
@@ -229,5 +231,7 @@ uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler)
         bytes += plan_bytes(sampler, &sampler->encoder[i]);
     for (const mmebm_posterior *p = sampler->posteriors; p; p = p->next)
         bytes += sizeof *p + plan_bytes(sampler, &p->plan);
+    if (sampler->tilt.temperature != 0.0f)
+        bytes += plan_bytes(sampler, &sampler->tilt.plan) + sampler->tilt.part.graph.weight_count * sizeof(float);
     return bytes;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * langevin_x and langevin_z on a sampler's buffers, and what they record. Both are mmebm__chain_run (chain.c) on
- * another energy graph.
+ * langevin_x, langevin_z and langevin_prior on a sampler's buffers, and what they record. Each is mmebm__chain_run
+ * (chain.c) on another energy graph.
  */
 #include <math.h>
 #include <stdio.h>
@@ -61,11 +61,11 @@ mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm
     return MMEBM_OK;
 }
 
-mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
-                                       mmebm_langevin_options *options)
+/* Of a chain of latents. */
+static mmebm_status latent_options(const mmebm_sampler *sampler, const char *what, const mmebm_langevin_options *given,
+                                   mmebm_langevin_options *options)
 {
     mmebm_context *context = sampler->context;
-    const char *what = "langevin_z";
     MMEBM_TRY(mmebm_langevin_z_options_init(options));
     if (given) MMEBM_TRY(mmebm__struct_read(context, what, given, options, sizeof *options, sizeof *options));
     MMEBM_TRY(check_common(sampler, what, options));
@@ -82,7 +82,22 @@ mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: step_sizes, noise_scales, state_min and state_max are langevin_x's; wanted unset",
                            what);
-    return mmebm__observed_set(sampler, what, options->observed, &options->observed);
+    return MMEBM_OK;
+}
+
+mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
+                                       mmebm_langevin_options *options)
+{
+    MMEBM_TRY(latent_options(sampler, "langevin_z", given, options));
+    return mmebm__observed_set(sampler, "langevin_z", options->observed, &options->observed);
+}
+
+mmebm_status mmebm__langevin_prior_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
+                                           float temperature, mmebm_langevin_options *options)
+{
+    const char *what = "langevin_prior";
+    MMEBM_TRY(latent_options(sampler, what, given, options));
+    return check_scale(sampler, what, "temperature", temperature, 0);
 }
 
 static mmebm_status upload_scales(mmebm_sampler *sampler, uint32_t slot, float step_size, float noise_scale)
@@ -141,13 +156,12 @@ mmebm_status mmebm__langevin_x_rows(mmebm_sampler *sampler, const mmebm_langevin
     return mmebm__chain_run(&chain, &rule, rows, rows, observer, user);
 }
 
-mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options,
-                                    mmebm_posterior *posterior, uint32_t experts, int64_t rows,
-                                    mmebm_chain_observer observer, void *user)
+/* A chain of latents, without further inputs. */
+static mmebm_chain latent_chain(mmebm_sampler *sampler, mmebm_weighted_plan *plan, int64_t rows)
 {
     mmebm_chain chain = {
         .context = sampler->context,
-        .plan = &posterior->plan,
+        .plan = plan,
         .input_count = 1,
         .key = sampler->key,
         .energy = sampler->row_energy,
@@ -158,12 +172,20 @@ mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin
     };
     chain.inputs[0] = (mmebm_chain_input){
         .value = sampler->z,
-        .period = rows * experts,
+        .period = rows,
         .size = sampler->latent_size,
         .gradient = sampler->z_gradient,
         .scales = sampler->scales + 2 * sampler->modalities,
         .stream = MMEBM_STREAM_Z,
     };
+    return chain;
+}
+
+mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options,
+                                    mmebm_posterior *posterior, uint32_t experts, int64_t rows,
+                                    mmebm_chain_observer observer, void *user)
+{
+    mmebm_chain chain = latent_chain(sampler, &posterior->plan, rows * experts);
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
         if (!(posterior->observed >> i & 1)) continue;
         chain.inputs[chain.input_count++] = (mmebm_chain_input){
@@ -172,6 +194,14 @@ mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin
     const float factor = options->reduction == MMEBM_REDUCE_MEAN ? 1.0f / (float)experts : 1.0f;
     const mmebm_chain_rule rule = rule_of(options, factor);
     return mmebm__chain_run(&chain, &rule, rows * experts, rows, observer, user);
+}
+
+mmebm_status mmebm__langevin_prior_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options, int64_t rows,
+                                        mmebm_chain_observer observer, void *user)
+{
+    const mmebm_chain chain = latent_chain(sampler, &sampler->tilt.plan, rows);
+    const mmebm_chain_rule rule = rule_of(options, 1.0f);
+    return mmebm__chain_run(&chain, &rule, rows, rows, observer, user);
 }
 
 /* ---- records */
@@ -343,6 +373,40 @@ static mmebm_status move_latents(const recorder *r, mmebm_view *z, int upload)
     return MMEBM_OK;
 }
 
+static mmebm_status read_latent_record(const recorder *r, const char *what, mmebm_chain_record *given,
+                                       mmebm_chain_record *record)
+{
+    const uint32_t rank[1] = {2};
+    int64_t shape[1][MMEBM_MAX_RANK] = {{r->experts * r->n, r->sampler->latent_size}};
+    return given ? read_record(r->sampler, what, given, r->options, r, rank, shape, record) : MMEBM_OK;
+}
+
+/* A checked call, part by part: langevin_z given x_O, or langevin_prior where posterior is NULL. */
+static mmebm_status revise_latents(recorder *r, mmebm_posterior *posterior, const mmebm_view *x, mmebm_view *z,
+                                   mmebm_chain_record *given_record)
+{
+    mmebm_sampler *sampler = r->sampler;
+    const mmebm_langevin_options *options = r->options;
+    const mmebm_chain_observer observer = given_record ? observe : NULL;
+    double displacement = 0.0, acceptance = 0.0;
+    MMEBM_TRY(mmebm__upload_scales_z(sampler, options));
+    for (r->first = 0; r->first < r->n; r->first += sampler->capacity) {
+        r->rows = r->n - r->first < sampler->capacity ? r->n - r->first : sampler->capacity;
+        if (posterior) MMEBM_TRY(mmebm__upload_tuples(sampler, x, options->observed, r->first, r->rows));
+        MMEBM_TRY(move_latents(r, z, 1));
+        MMEBM_TRY(mmebm__set_key(sampler, options->seed, options->first_chain + (uint64_t)r->first));
+        if (given_record) MMEBM_TRY(keep_start(r, &sampler->z_start));
+        if (posterior)
+            MMEBM_TRY(mmebm__langevin_z_rows(sampler, options, posterior, (uint32_t)r->experts, r->rows, observer, r));
+        else
+            MMEBM_TRY(mmebm__langevin_prior_rows(sampler, options, r->rows, observer, r));
+        MMEBM_TRY(move_latents(r, z, 0));
+        if (given_record) MMEBM_TRY(record_end(r, &sampler->z_start, &displacement, &acceptance));
+    }
+    if (!given_record) return MMEBM_OK;
+    return finish_record(sampler, given_record, r->record, displacement, acceptance, r->n * r->experts);
+}
+
 mmebm_status mmebm_sampler_langevin_z(mmebm_sampler *sampler, const mmebm_langevin_options *given, const mmebm_view *x,
                                       mmebm_view *z, mmebm_chain_record *given_record)
 {
@@ -355,26 +419,27 @@ mmebm_status mmebm_sampler_langevin_z(mmebm_sampler *sampler, const mmebm_langev
     MMEBM_TRY(check_latents(sampler, z, &n, &experts));
     mmebm_chain_record record;
     recorder r = {sampler, &options, &record, &sampler->z, &sampler->latent_size, 1, experts, n, 0, 0};
-    if (given_record) {
-        const uint32_t rank[1] = {2};
-        int64_t shape[1][MMEBM_MAX_RANK] = {{experts * n, sampler->latent_size}};
-        MMEBM_TRY(read_record(sampler, "langevin_z", given_record, &options, &r, rank, shape, &record));
-    }
+    MMEBM_TRY(read_latent_record(&r, "langevin_z", given_record, &record));
     mmebm_posterior *posterior;
     MMEBM_TRY(mmebm__posterior_find(sampler, options.observed, &posterior));
-    double displacement = 0.0, acceptance = 0.0;
-    MMEBM_TRY(mmebm__upload_scales_z(sampler, &options));
-    for (r.first = 0; r.first < n; r.first += sampler->capacity) {
-        r.rows = n - r.first < sampler->capacity ? n - r.first : sampler->capacity;
-        MMEBM_TRY(mmebm__upload_tuples(sampler, x, options.observed, r.first, r.rows));
-        MMEBM_TRY(move_latents(&r, z, 1));
-        MMEBM_TRY(mmebm__set_key(sampler, options.seed, options.first_chain + (uint64_t)r.first));
-        if (given_record) MMEBM_TRY(keep_start(&r, &sampler->z_start));
-        MMEBM_TRY(mmebm__langevin_z_rows(sampler, &options, posterior, (uint32_t)experts, r.rows,
-                                         given_record ? observe : NULL, &r));
-        MMEBM_TRY(move_latents(&r, z, 0));
-        if (given_record) MMEBM_TRY(record_end(&r, &sampler->z_start, &displacement, &acceptance));
-    }
-    if (!given_record) return MMEBM_OK;
-    return finish_record(sampler, given_record, &record, displacement, acceptance, n * experts);
+    return revise_latents(&r, posterior, x, z, given_record);
+}
+
+mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler, const mmebm_langevin_options *given,
+                                          float temperature, mmebm_view *z, mmebm_chain_record *given_record)
+{
+    if (!sampler) return MMEBM_E_ARGUMENT;
+    mmebm__clear_error(sampler->context);
+    mmebm_langevin_options options;
+    MMEBM_TRY(mmebm__langevin_prior_options(sampler, given, temperature, &options));
+    if (options.observed || options.reduction != MMEBM_REDUCE_SUM)
+        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
+                           "langevin_prior: observed or reduction is set, wanted both unset where nothing is given");
+    int64_t n = 0;
+    MMEBM_TRY(mmebm__view_check(sampler->context, "langevin_prior: view 'z'", z, 1, &sampler->latent_size, &n));
+    mmebm_chain_record record;
+    recorder r = {sampler, &options, &record, &sampler->z, &sampler->latent_size, 1, 1, n, 0, 0};
+    MMEBM_TRY(read_latent_record(&r, "langevin_prior", given_record, &record));
+    MMEBM_TRY(mmebm__tilt_find(sampler, temperature));
+    return revise_latents(&r, NULL, NULL, z, given_record);
 }

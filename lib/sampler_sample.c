@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Draws made of the pieces: z ~ p0 or a fitted mixture -> generator -> langevin_x, and for given modalities
- * x_O -> q -> langevin_z -> generator -> langevin_x with x_O clamped (rulings F8, F11, F12).
+ * Draws made of the pieces: z ~ p0 or a fitted mixture -> langevin_prior -> generator -> langevin_x, and for given
+ * modalities x_O -> q -> langevin_z -> generator -> langevin_x with x_O clamped (rulings F8, F11, F12).
  */
 #include <math.h>
 
@@ -16,6 +16,28 @@ typedef struct sample_plan {
     mmebm_latent_mixture prior; /* if options.prior */
 } sample_plan;
 
+/* The chain of latents: langevin_z, or without anything given langevin_prior. */
+static mmebm_status read_latent_chain(mmebm_sampler *sampler, const char *what, int with_given, sample_plan *plan)
+{
+    const mmebm_sample_options *options = &plan->options;
+    const int tilts = options->langevin_z && !with_given;
+    if (!tilts && options->temperature != 0.0f)
+        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: temperature is %g %s, wanted 0", what,
+                           (double)options->temperature, with_given ? "with modalities given" : "without langevin_z");
+    if (tilts && options->prior)
+        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
+                           "%s: prior and langevin_z are set, wanted one of them, for langevin_prior tilts p0", what);
+    if (!options->langevin_z) return MMEBM_OK;
+    if (tilts) {
+        MMEBM_TRY(mmebm__langevin_prior_options(sampler, options->langevin_z, options->temperature, &plan->z));
+        MMEBM_TRY(mmebm__tilt_find(sampler, options->temperature));
+    } else {
+        MMEBM_TRY(mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z));
+        MMEBM_TRY(mmebm__posterior_find(sampler, options->observed, &plan->posterior));
+    }
+    return mmebm__upload_scales_z(sampler, &plan->z);
+}
+
 static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const mmebm_sample_options *given,
                                  int with_given, sample_plan *plan)
 {
@@ -25,9 +47,9 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
     if (given) MMEBM_TRY(mmebm__struct_read(context, what, given, options, sizeof *options, sizeof *options));
     MMEBM_TRY(mmebm__check_start(context, what, options->start));
     const uint64_t observed = options->observed;
-    if (!with_given && (observed || options->langevin_z || options->guidance != 0.0f))
+    if (!with_given && (observed || options->all_experts || options->guidance != 0.0f))
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
-                           "%s: observed, langevin_z or guidance is set, wanted all of them unset here", what);
+                           "%s: observed, all_experts or guidance is set, wanted all of them unset here", what);
     if (with_given && (observed == 0 || observed & ~sampler->all || observed == sampler->all))
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "%s: observed is 0x%llx, wanted some but not all of the %u lowest bits", what,
@@ -36,7 +58,7 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: guidance is %g, wanted a positive number, or 0 for none",
                            what, (double)options->guidance);
     MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved));
-    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1));
+    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1 | options->reserved2));
     if (options->all_experts > 1 || (options->all_experts && !options->langevin_z))
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: all_experts is %u %s langevin_z, wanted 0, or 1 with it",
                            what, options->all_experts, options->langevin_z ? "with" : "without");
@@ -46,11 +68,7 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
     if (options->prior)
         MMEBM_TRY(mmebm__latent_mixture_check(context, "sample: prior", options->prior, sampler->latent_size,
                                               &plan->prior));
-    if (options->langevin_z) {
-        MMEBM_TRY(mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z));
-        MMEBM_TRY(mmebm__posterior_find(sampler, observed, &plan->posterior));
-        MMEBM_TRY(mmebm__upload_scales_z(sampler, &plan->z));
-    }
+    MMEBM_TRY(read_latent_chain(sampler, what, with_given, plan));
     if (options->langevin_x) {
         MMEBM_TRY(mmebm__langevin_x_options(sampler, options->langevin_x, &plan->x));
         MMEBM_TRY(mmebm__upload_scales_x(sampler, &plan->x));
@@ -95,6 +113,8 @@ mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_opt
     for (int64_t first = 0; first < n; first += sampler->capacity) {
         const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
         MMEBM_TRY(draw_prior(sampler, &plan, first, rows));
+        if (plan.options.langevin_z)
+            MMEBM_TRY(mmebm__langevin_prior_rows(sampler, &plan.z, rows, NULL, NULL));
         MMEBM_TRY(generate_and_revise(sampler, &plan, sampler->all, rows));
         MMEBM_TRY(mmebm__download_tuples(sampler, x, sampler->all, first, rows));
     }

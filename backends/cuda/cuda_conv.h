@@ -103,7 +103,7 @@ template <typename T, int ASKED> struct asked_pixels {
     int32_t q[ASKED];
 };
 
-/* Where lane_epilogue suits: a thread has LANES channels of every ROUND-th pixel of a tile, and takes ASKED of them in a
+/* Where lane_epilogue suits: a thread has LANES channels of every ROUND-th pixel of a tile and takes ASKED of them in a
  * step. It asks for what the epilogue reads for all of them before it finishes the first; a caller that can asks for
  * the next step's too, memory being far away. Its code should stand once in a kernel, and without what windows need
  * where there are none: more would not fit the instruction cache. */

@@ -130,7 +130,8 @@ static mmebm_status pack_source(const cuda_pass *pass, int32_t product)
 {
     const cuda_tensor *packed = &pass->plan->nodes[product].packed_source;
     const cuda_operand source = source_of(pass, product);
-    const int is_image = packed->height * packed->width > 1, few = packed->channels <= (int32_t)MAX_CHANNELS_SIDE_BY_SIDE;
+    const int is_image = packed->height * packed->width > 1;
+    const int few = packed->channels <= (int32_t)MAX_CHANNELS_SIDE_BY_SIDE;
     if (source.tensor.type != TYPE_F32 || source.shrink != 1 || !is_image || !few)
         return combine(pass, packed, &source, NULL);
     cuda_side_by_side image = {}; /* pixel by pixel */

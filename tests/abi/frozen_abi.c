@@ -165,8 +165,10 @@ FROZEN(mmebm_sampler_options, 16, SAMPLER_OPTIONS_MEMBERS)
     M(mmebm_sample_options, all_experts, 56, uint32_t) \
     M(mmebm_sample_options, reserved, 60, uint32_t) \
     M(mmebm_sample_options, guidance, 64, float) \
-    M(mmebm_sample_options, reserved1, 68, uint32_t)
-FROZEN(mmebm_sample_options, 72, SAMPLE_OPTIONS_MEMBERS)
+    M(mmebm_sample_options, reserved1, 68, uint32_t) \
+    M(mmebm_sample_options, temperature, 72, float) \
+    M(mmebm_sample_options, reserved2, 76, uint32_t)
+FROZEN(mmebm_sample_options, 80, SAMPLE_OPTIONS_MEMBERS)
 
 #define LATENT_MIXTURE_MEMBERS(M) \
     M(mmebm_latent_mixture, struct_size, 0, uint32_t) \

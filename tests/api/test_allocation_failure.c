@@ -198,6 +198,14 @@ static mmebm_status op_sampler_langevin_z(scene *on)
     return status == MMEBM_OK ? mmebm_sampler_langevin_z(on->sampler, &options, on->data.x, &on->data.z, NULL) : status;
 }
 
+static mmebm_status op_sampler_langevin_prior(scene *on)
+{
+    mmebm_langevin_options options;
+    mmebm_status status = mmebm_langevin_z_options_init(&options);
+    options.n_steps = 3;
+    return status == MMEBM_OK ? mmebm_sampler_langevin_prior(on->sampler, &options, 2.0f, &on->data.z, NULL) : status;
+}
+
 static mmebm_status op_sampler_sample(scene *on)
 {
     return mmebm_sampler_sample(on->sampler, NULL, on->data.x);
@@ -336,6 +344,7 @@ static const operation operations[] = {
     {"sampler_generate", op_sampler_generate, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_langevin_x", op_sampler_langevin_x, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_langevin_z", op_sampler_langevin_z, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
+    {"sampler_langevin_prior", op_sampler_langevin_prior, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_sample", op_sampler_sample, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_sample_given", op_sampler_sample_given, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
     {"sampler_sample mixture", op_sampler_sample_mixture, NULL, NEEDS_SAMPLER | KEEPS_CACHE},
@@ -442,7 +451,8 @@ TEST(every_allocation_of_context_create)
     CHECK(passed && n > 2);
 }
 
-/* The header's promise: a sampler's calls take no memory, those with an observed set from its preparation on. */
+/* The header's promise: a sampler's calls take no memory, those with an observed set from its preparation on,
+ * langevin_prior's from the first at its temperature. */
 TEST(prepared_calls_allocate_nothing)
 {
     char path[64];
@@ -452,7 +462,7 @@ TEST(prepared_calls_allocate_nothing)
     int opened = scene_open(&on, &sampler, path);
     for (uint64_t observed = 1; opened && observed < 4; ++observed)
         opened = mmebm_sampler_prepare(on.sampler, observed) == MMEBM_OK;
-    CHECK(opened);
+    CHECK(opened && op_sampler_langevin_prior(&on) == MMEBM_OK);
     const uint64_t calls = on.allocator.calls, size = mmebm_sampler_workspace_size(on.sampler);
     for (size_t i = 0; opened && i < sizeof operations / sizeof operations[0]; ++i) {
         const operation *of = &operations[i];

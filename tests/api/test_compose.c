@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Operations on graphs: copy, join, extract and the posterior's energy. Results are compared by running the graphs:
- * the same layers with the same weights must give the same bits, wherever they stand.
+ * Operations on graphs: copy, join, extract, the posterior's energy and the tilted prior's. Results are compared by
+ * running the graphs: the same layers with the same weights must give the same bits, wherever they stand.
  */
 #include "model_support.h"
 
@@ -246,6 +246,41 @@ TEST(posterior_wants_an_observed_set)
     fixture_close(&f);
 }
 
+TEST(tilted_prior_is_energy_over_temperature_and_prior)
+{
+    enum { PARTS = 2 };
+    static const uint32_t order[PARTS] = {MMEBM_PART_GENERATOR, MMEBM_PART_ENERGY};
+    const float temperature = 0.3f;
+    fixture f;
+    REQUIRE(fixture_open(&f));
+    mmebm_graph tilted;
+    float u[ROWS], energy[ROWS], *weights;
+    REQUIRE(mmebm__graph_tilted(f.model, temperature, &tilted) == MMEBM_OK);
+    check_sound(&tilted);
+    CHECK(tilted.input_count == 1 && tilted.output_count == 1);
+    REQUIRE(mmebm__device_floats(f.context, tilted.weight_count, &weights) == MMEBM_OK);
+    float *to = weights;
+    for (int p = 0; p < PARTS; ++p) {
+        const mmebm_part *part = &f.model->parts[order[p]];
+        CHECK(f.context->ops->copy(f.context->device, to, part->weights, part->graph.weight_count * sizeof *to) ==
+              MMEBM_OK);
+        to += part->graph.weight_count;
+    }
+    CHECK(to == weights + tilted.weight_count);
+    const mmebm_part *part = &f.model->parts[MMEBM_PART_ENERGY];
+    run_graph(f.context, &part->graph, part->weights, ROWS, (const float *const[]){f.mean[0], f.mean[1], f.mean[2]},
+              (float *const[]){u});
+    run_graph(f.context, &tilted, weights, ROWS, (const float *const[]){f.z}, (float *const[]){energy});
+    for (int row = 0; row < ROWS; ++row) {
+        const double wanted = (double)u[row] / (double)temperature + posterior_energy(&f, 0, 1, row);
+        CHECK_MSG(fabs((double)energy[row] - wanted) <= 1e-5 * (1.0 + fabs(wanted)), "row %d: %.9g, wanted %.9g", row,
+                  (double)energy[row], wanted);
+    }
+    mmebm__device_free(f.context, weights, tilted.weight_count);
+    mmebm__graph_free(f.context, &tilted);
+    fixture_close(&f);
+}
+
 /* ---- memory */
 
 static mmebm_status attempt(const fixture *f, int operation, mmebm_graph *graph)
@@ -257,7 +292,8 @@ static mmebm_status attempt(const fixture *f, int operation, mmebm_graph *graph)
     case 0: return mmebm__graph_copy(f->context, parts[0], graph);
     case 1: return mmebm__graph_join(f->context, 2, parts, prefix, 1, graph);
     case 2: return mmebm__graph_extract(f->context, &f->model->parts[MMEBM_PART_GENERATOR].graph, 1, &output, graph);
-    default: return mmebm__graph_posterior(f->model, 5, graph);
+    case 3: return mmebm__graph_posterior(f->model, 5, graph);
+    default: return mmebm__graph_tilted(f->model, 2.0f, graph);
     }
 }
 
@@ -269,7 +305,7 @@ TEST(every_allocation_may_fail)
     REQUIRE(mixed_open(f.context, &f.parts) == MMEBM_OK);
     REQUIRE(mixed_model(f.context, &f.parts, &f.model) == MMEBM_OK);
     const uint64_t blocks = allocator.blocks;
-    for (int operation = 0; operation < 4; ++operation) {
+    for (int operation = 0; operation < 5; ++operation) {
         mmebm_status status = MMEBM_E_MEMORY;
         int n = 0;
         while (status == MMEBM_E_MEMORY && n < 100) {
@@ -297,6 +333,7 @@ int main(void)
     RUN(extract_keeps_weights);
     RUN(posterior_is_the_sum_of_its_terms);
     RUN(posterior_wants_an_observed_set);
+    RUN(tilted_prior_is_energy_over_temperature_and_prior);
     RUN(every_allocation_may_fail);
     return HARNESS_RESULT();
 }

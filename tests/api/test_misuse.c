@@ -703,6 +703,36 @@ TEST(langevin_z)
     with_scene(misuse_langevin_z);
 }
 
+static void misuse_langevin_prior(scene *on)
+{
+    small_data *d = &on->data;
+    mmebm_langevin_options options;
+    CHECK(mmebm_langevin_z_options_init(&options) == MMEBM_OK);
+    const mmebm_langevin_options good = options;
+    const float wrong[] = {0.0f, -1.0f, NAN, INFINITY};
+    NULL_OBJECT(mmebm_sampler_langevin_prior(NULL, &options, 1.0f, &d->z, NULL));
+    REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, NULL, NULL));
+    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; ++k)
+        REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, wrong[k], &d->z, NULL));
+#define PRIOR_WITH(status, change)                                                                 \
+    WITH_CHAIN(status, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, &d->z, NULL), change)
+    PRIOR_WITH(ARGUMENT, options.step_size = NAN);
+    PRIOR_WITH(ARGUMENT, options.observed = 1);
+    PRIOR_WITH(ARGUMENT, options.reduction = MMEBM_REDUCE_MEAN);
+    PRIOR_WITH(ARGUMENT, options.state_max = 1.0f);
+    PRIOR_WITH(ARGUMENT, (options.method = MMEBM_MALA, options.noise_scale = 0.2f));
+    PRIOR_WITH(UNKNOWN_OPTION, options.reserved = 1);
+    PRIOR_WITH(SHAPE, d->z.shape[1] = 1);
+#undef PRIOR_WITH
+    CHECK(small_data_init(d, ROWS) == MMEBM_OK);
+    options = good;
+    REFUSES(SHAPE, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, &d->chains, NULL)); /* wants rank 2 */
+}
+TEST(langevin_prior)
+{
+    with_scene(misuse_langevin_prior);
+}
+
 static void misuse_records(scene *on)
 {
     small_data *d = &on->data;
@@ -734,7 +764,9 @@ static void misuse_samples(scene *on)
     mmebm_sampler *s = on->sampler;
     mmebm_sample_options options;
     mmebm_langevin_options chain;
+    mmebm_latent_mixture mixture;
     CHECK(mmebm_sample_options_init(&options) == MMEBM_OK && mmebm_langevin_x_options_init(&chain) == MMEBM_OK);
+    CHECK(mmebm_latent_mixture_init(&mixture) == MMEBM_OK);
     NULL_OBJECT(mmebm_sampler_sample(NULL, &options, d->x));
     NULL_OBJECT(mmebm_sampler_sample_given(NULL, &options, d->x));
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, NULL));
@@ -783,6 +815,28 @@ static void misuse_samples(scene *on)
     options.guidance = 2.0f; /* of nothing that is given */
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
     options.guidance = 0.0f;
+    options.temperature = 1.0f; /* of no chain */
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.langevin_z = &chain;
+    options.temperature = -1.0f;
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.temperature = 0.0f;
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.temperature = 1.0f;
+    options.prior = &mixture; /* only p0 is tilted */
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.prior = NULL;
+    options.all_experts = 1; /* there are none without anything given */
+    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
+    options.all_experts = 0;
+    options.observed = 1; /* nothing is tilted where something is given */
+    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
+    options.observed = 0;
+    options.langevin_z = NULL;
+    options.temperature = 0.0f;
+    options.reserved2 = 1;
+    REFUSES(UNKNOWN_OPTION, mmebm_sampler_sample(s, &options, d->x));
+    options.reserved2 = 0;
     d->x[0].shape[0] = ROWS + 2;
     REFUSES(SHAPE, mmebm_sampler_sample(s, &options, d->x));
 }
@@ -930,6 +984,7 @@ int main(void)
     RUN(evaluation);
     RUN(langevin_x);
     RUN(langevin_z);
+    RUN(langevin_prior);
     RUN(records);
     RUN(samples);
     RUN(calls_on_the_model);

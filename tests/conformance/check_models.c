@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Whole networks of a backend against the yardstick: energy, generator, inference and posteriors of every preset.
+ * Whole networks of a backend against the yardstick: energy, generator, inference, tilted prior and posteriors of every
+ * preset.
  * Here layers are fused, activations are kept or dropped, memory is shared.
  */
 #include "check_plan.h"

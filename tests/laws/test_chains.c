@@ -317,6 +317,88 @@ TEST(guidance_multiplies_the_start)
     close_fixture(&f);
 }
 
+/* E(z) of langevin_prior by the calls that it is made of. */
+static void check_tilted_energy(fixture *f, float temperature)
+{
+    enum { D = 4 };
+    float z[N * D], energy[N], u[N], generated[MODALITIES][N * 8];
+    mmebm_view latents = view_of(z, 2, (int64_t[]){N, D}), energies = view_of(energy, 2, (int64_t[]){1, N});
+    mmebm_view us = view_of(u, 1, (int64_t[]){N}), outputs[MODALITIES];
+    view_generated(f, generated, outputs);
+    for (uint32_t k = 0; k < N * D; ++k) z[k] = test_number(90, k);
+    mmebm_langevin_options options;
+    mmebm_chain_record record;
+    OK(f->context, mmebm_langevin_z_options_init(&options));
+    OK(f->context, mmebm_chain_record_init(&record));
+    options.n_steps = 0;
+    record.energy = &energies;
+    OK(f->context, mmebm_sampler_langevin_prior(f->sampler, &options, temperature, &latents, &record));
+    OK(f->context, mmebm_sampler_generate(f->sampler, &latents, outputs));
+    OK(f->context, mmebm_sampler_energy(f->sampler, outputs, &us));
+    for (int r = 0; r < N; ++r) {
+        double wanted = (double)u[r] / temperature;
+        for (int d = 0; d < D; ++d) wanted += z[r * D + d] * (double)z[r * D + d] / 2.0;
+        CHECK_MSG(fabs(energy[r] - wanted) < 1e-5 * (1.0 + fabs(wanted)), "row %d: %g, wanted %g", r,
+                  (double)energy[r], wanted);
+    }
+}
+
+/* ... at every temperature, and after the weights of the energy or of a decoder have changed. */
+TEST(the_tilted_prior_follows_temperature_and_weights)
+{
+    static const char *const parts[] = {"energy.", "decoder1."};
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    check_tilted_energy(&f, 1.0f);
+    check_tilted_energy(&f, 0.25f);
+    for (uint32_t t = 0; t < mmebm_model_tensor_count(f.model); ++t) {
+        const char *name;
+        int64_t shape[4];
+        uint32_t rank;
+        OK(f.context, mmebm_model_tensor_info(f.model, t, &name, &rank, shape));
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; ++p) {
+            if (strncmp(name, parts[p], strlen(parts[p])) != 0) continue;
+            float values[1024];
+            mmebm_view view = view_of(values, rank, shape);
+            OK(f.context, mmebm_model_get_tensor(f.model, name, &view));
+            for (size_t k = 0; k < sizeof values / sizeof *values; ++k) values[k] = test_number(95 + t, (uint32_t)k);
+            OK(f.context, mmebm_model_set_tensor(f.model, name, &view));
+            check_tilted_energy(&f, 0.25f);
+        }
+    }
+    close_fixture(&f);
+}
+
+/* sample with a temperature is the prior's draw, langevin_prior, the decoders. */
+TEST(a_sample_may_be_tilted)
+{
+    enum { D = 4 };
+    fixture f;
+    REQUIRE(open_fixture(&f));
+    float z[N * D], generated[MODALITIES][N * 8];
+    mmebm_view latents = view_of(z, 2, (int64_t[]){N, D}), outputs[MODALITIES];
+    view_generated(&f, generated, outputs);
+    const uint64_t key[2] = {9, 4};
+    for (uint32_t r = 0; r < N; ++r) /* the draw from p0, as docs/repeatability.md says */
+        mmebm__normals(mmebm__random_block(key[0], MMEBM_STREAM_PRIOR, key[1] + r, 0, 0), z + r * D);
+    mmebm_langevin_options chain;
+    mmebm_sample_options options;
+    OK(f.context, mmebm_langevin_z_options_init(&chain));
+    OK(f.context, mmebm_sample_options_init(&options));
+    options.seed = chain.seed = key[0];
+    options.first_chain = chain.first_chain = key[1];
+    chain.n_steps = 3;
+    OK(f.context, mmebm_sampler_langevin_prior(f.sampler, &chain, 0.5f, &latents, NULL));
+    OK(f.context, mmebm_sampler_generate(f.sampler, &latents, outputs));
+    options.langevin_z = &chain;
+    options.temperature = 0.5f;
+    chain.seed = chain.first_chain = 0; /* replaced by those of options */
+    OK(f.context, mmebm_sampler_sample(f.sampler, &options, f.views));
+    for (int i = 0; i < MODALITIES; ++i)
+        CHECK(memcmp(f.x[i], generated[i], sizeof(float) * (size_t)(N * f.sizes[i])) == 0);
+    close_fixture(&f);
+}
+
 /* With all_experts, of a tuple's chains the one whose energy ends lowest makes the pictures: the calls one by one. */
 static void check_all_experts(uint32_t method)
 {
@@ -384,6 +466,8 @@ int main(void)
     RUN(sample_given_is_made_of_its_pieces);
     RUN(the_average_is_of_what_is_given);
     RUN(guidance_multiplies_the_start);
+    RUN(the_tilted_prior_follows_temperature_and_weights);
+    RUN(a_sample_may_be_tilted);
     RUN(of_all_experts_the_lowest_is_kept);
     return HARNESS_RESULT();
 }

@@ -78,8 +78,8 @@ typedef struct gaussian_case {
 enum { MODALITIES = 3, SIZE = 4, LATENT = 2, ROWS = 12000 };
 static const float SIGMA = 0.8f;
 
-/* Posterior precision P and P mean of z given x_O. */
-static void posterior(uint64_t observed, float *const *x, double precision[2][2], double shift[2])
+/* Posterior precision P and P mean of z given x_O (NULL: zeros) under noise of a variance. */
+static void posterior(uint64_t observed, float *const *x, double variance, double precision[2][2], double shift[2])
 {
     precision[0][0] = precision[1][1] = 1.0;
     precision[0][1] = precision[1][0] = shift[0] = shift[1] = 0.0;
@@ -87,11 +87,11 @@ static void posterior(uint64_t observed, float *const *x, double precision[2][2]
         if (!(observed >> i & 1)) continue;
         for (uint32_t k = 0; k < SIZE; ++k) {
             const double w[2] = {test_number(10 + i, k * LATENT), test_number(10 + i, k * LATENT + 1)};
-            const double residual = x[i][k] - 0.5f * test_number(20 + i, k);
+            const double residual = (x ? x[i][k] : 0.0f) - 0.5f * test_number(20 + i, k);
             for (int a = 0; a < 2; ++a) {
-                shift[a] += w[a] * residual / (SIGMA * SIGMA);
+                shift[a] += w[a] * residual / variance;
                 for (int b = 0; b < 2; ++b)
-                    precision[a][b] += w[a] * w[b] / (SIGMA * SIGMA);
+                    precision[a][b] += w[a] * w[b] / variance;
             }
         }
     }
@@ -138,6 +138,23 @@ static void check_moments(const float *z, size_t chains, const double mean[2], d
     }
 }
 
+/* Against the posterior of x under noise of a variance. */
+static void check_law(const gaussian_case *c, float *const *x, double variance, const float *z, size_t experts,
+                      size_t chains, float acceptance)
+{
+    double p[2][2], shift[2], inverse[2][2], covariance[2][2];
+    posterior(c->observed, x, variance, p, shift);
+    invert(p, inverse);
+    const double mean[2] = {inverse[0][0] * shift[0] + inverse[0][1] * shift[1],
+                            inverse[1][0] * shift[0] + inverse[1][1] * shift[1]};
+    stationary(p, c->reduction == MMEBM_REDUCE_MEAN ? 1.0 / (double)experts : 1.0, c, covariance);
+    check_moments(z, chains, mean, covariance);
+    if (c->method == MMEBM_ULA)
+        CHECK(acceptance == 1.0f);
+    else
+        CHECK_MSG(acceptance > 0.2f && acceptance < 0.98f, "acceptance %g", (double)acceptance);
+}
+
 static void check_gaussian(const gaussian_case *c)
 {
     mmebm_context *context = open_context();
@@ -167,18 +184,7 @@ static void check_gaussian(const gaussian_case *c)
     mmebm_chain_record record;
     OK(context, mmebm_chain_record_init(&record));
     OK(context, mmebm_langevin_z(model, &options, views, &zview, &record));
-    double p[2][2], shift[2], inverse[2][2], covariance[2][2];
-    posterior(c->observed, x, p, shift);
-    invert(p, inverse);
-    const double mean[2] = {inverse[0][0] * shift[0] + inverse[0][1] * shift[1],
-                            inverse[1][0] * shift[0] + inverse[1][1] * shift[1]};
-    stationary(p, c->reduction == MMEBM_REDUCE_MEAN ? 1.0 / (double)experts : 1.0, c, covariance);
-    check_moments(z, (size_t)(experts * rows), mean, covariance);
-    if (c->method == MMEBM_ULA)
-        CHECK(record.mean_acceptance == 1.0f);
-    else
-        CHECK_MSG(record.mean_acceptance > 0.2f && record.mean_acceptance < 0.98f, "acceptance %g",
-                  (double)record.mean_acceptance);
+    check_law(c, x, SIGMA * SIGMA, z, (size_t)experts, (size_t)(experts * rows), record.mean_acceptance);
     for (uint32_t i = 0; i < MODALITIES; ++i)
         free(x[i]);
     free(z);
@@ -217,6 +223,44 @@ TEST(mala_with_a_bounded_drift_has_the_same_target)
     check_gaussian(&clipped);
     const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 200, 0.3f, 0.3f};
     check_gaussian(&hot);
+}
+
+/* U(x) is |x|^2 / 2, so p0 tilted by U(G(z)) / T is the posterior of x = 0 under noise of variance T. One sampler for
+ * both temperatures, in parts. */
+TEST(langevin_prior_samples_the_tilted_prior)
+{
+    const struct {
+        float temperature;
+        gaussian_case is;
+    } cases[] = {{2.0f, {7, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f}},
+                 {0.7f, {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.8f, 60, 0.0f, 0.0f}}};
+    mmebm_context *context = open_context();
+    REQUIRE(context);
+    mmebm_model *model = make_gaussian_model(context, MODALITIES, SIZE, LATENT, SIGMA);
+    REQUIRE(model);
+    mmebm_sampler_options settings;
+    mmebm_sampler *sampler;
+    OK(context, mmebm_sampler_options_init(&settings));
+    settings.capacity = 5000;
+    OK(context, mmebm_sampler_create(model, &settings, &sampler));
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; ++k) {
+        const gaussian_case *c = &cases[k].is;
+        float *z = calloc(ROWS * LATENT, sizeof *z);
+        mmebm_view view = view_of(z, 2, (int64_t[]){ROWS, LATENT});
+        mmebm_langevin_options options;
+        mmebm_chain_record record;
+        OK(context, mmebm_langevin_z_options_init(&options));
+        OK(context, mmebm_chain_record_init(&record));
+        options.method = c->method;
+        options.step_size = options.noise_scale = c->step_size;
+        options.n_steps = c->steps;
+        OK(context, mmebm_sampler_langevin_prior(sampler, &options, cases[k].temperature, &view, &record));
+        check_law(c, NULL, (double)cases[k].temperature, z, 1, ROWS, record.mean_acceptance);
+        free(z);
+    }
+    mmebm_sampler_destroy(&sampler);
+    mmebm_model_destroy(&model);
+    mmebm_context_destroy(&context);
 }
 
 /* L1: langevin_z on the prior alone, with five experts: 1.00251, and 5.0025 under LISTING1. */
@@ -262,6 +306,7 @@ int main(void)
     RUN(listing1_mean_over_chains_is_hotter);
     RUN(mala_has_no_discretisation_bias);
     RUN(mala_with_a_bounded_drift_has_the_same_target);
+    RUN(langevin_prior_samples_the_tilted_prior);
     RUN(langevin_z_on_the_prior_alone);
     return HARNESS_RESULT();
 }

@@ -8,6 +8,7 @@ enum { MODALITIES = 2, N = 13, LATENT = 6, IMAGE = 8, CHANNELS = 3, PIXELS = IMA
 
 typedef struct results {
     float sampled[MODALITIES][N * PIXELS], given[MODALITIES][N * PIXELS], z[MODALITIES * N * LATENT], energy[N];
+    float tilted[N * LATENT];
 } results;
 
 static mmebm_model *make_images(mmebm_context *context)
@@ -61,6 +62,9 @@ static mmebm_status run_part(mmebm_sampler *sampler, int64_t first, int64_t coun
     z.seed = 5;
     z.first_chain = (uint64_t)first;
     MMEBM_TRY(mmebm_sampler_langevin_z(sampler, &z, data, &latents, NULL));
+    mmebm_view tilted = view_of(r->tilted + first * LATENT, 2, (int64_t[]){count, LATENT});
+    for (int64_t k = 0; k < count * LATENT; ++k) r->tilted[first * LATENT + k] = part[k];
+    MMEBM_TRY(mmebm_sampler_langevin_prior(sampler, &z, 3.0f, &tilted, NULL));
     for (int e = 0; e < MODALITIES; ++e)
         memcpy(r->z + (e * N + first) * LATENT, part + e * count * LATENT, sizeof(float) * (size_t)(count * LATENT));
     return MMEBM_OK;
@@ -107,6 +111,7 @@ TEST(splits_do_not_change_a_bit)
         CHECK_MSG(memcmp(whole.given, other.given, sizeof whole.given) == 0, "sample_given, %s", ways[w].name);
         CHECK_MSG(memcmp(whole.energy, other.energy, sizeof whole.energy) == 0, "energy, %s", ways[w].name);
         CHECK_MSG(memcmp(whole.z, other.z, sizeof whole.z) == 0, "langevin_z, %s", ways[w].name);
+        CHECK_MSG(memcmp(whole.tilted, other.tilted, sizeof whole.tilted) == 0, "langevin_prior, %s", ways[w].name);
     }
 }
 
