@@ -587,9 +587,9 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_fit(mmebm_context *con
  *     E(z) = U(G(z)) / temperature - log p0(z),
  * so that z are draws from the prior as the energy tilts it, towards tuples that it finds likely, and x = G(z) belong
  * together more often than those of p0 do (measured in docs/training.md). temperature > 0: the lower, the more U
- * counts; too low, z run away to where the decoders have learnt nothing. options: n_steps, step_size, noise_scale, drift_clamp,
- * drift_norm_clip, method, seed, first_chain; observed and reduction unset; NULL = defaults. record may be NULL; its
- * energy is E(z). */
+ * counts; too low, z run away to where the decoders have learnt nothing. options: n_steps, step_size, noise_scale,
+ * drift_clamp, drift_norm_clip, method, seed, first_chain, trajectory_stride; observed and reduction unset; NULL =
+ * defaults. record may be NULL; its energy is E(z). */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler,
                                                                  const mmebm_langevin_options *options,
                                                                  float temperature, mmebm_view *z,

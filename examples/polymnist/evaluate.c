@@ -43,13 +43,17 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "filling in what is missing");
 }
 
-int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x)
+int draw_samples(const drawing *d, sample_kind kind, uint64_t first_chain, tuples *x)
 {
     mmebm_sample_options o;
     mmebm_status status = mmebm_sample_options_init(&o);
     o.seed = d->seed;
     o.first_chain = first_chain;
-    o.langevin_x = revise ? &d->chain_x : NULL;
+    o.langevin_x = kind == REVISED ? &d->chain_x : NULL;
+    if (kind == TILTED) {
+        o.langevin_z = &d->chain_prior;
+        o.temperature = d->temperature;
+    }
     o.prior = d->prior;
     if (status == MMEBM_OK) status = mmebm_sampler_sample(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "drawing samples");
@@ -118,7 +122,8 @@ int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, con
     drawing fitted = *d;
     tuples x;
     int bad;
-    uint8_t *agrees = calloc(2, d->judged); /* generated, revised */
+    uint8_t *agrees = calloc(3, d->judged); /* by sample_kind */
+    uint8_t *revised = agrees + (size_t)REVISED * d->judged, *tilted = agrees + (size_t)TILTED * d->judged;
     fitted.prior = fit;
     m->samples = d->judged;
     if (!agrees) return failed("no memory to judge %u samples", d->judged);
@@ -126,11 +131,13 @@ int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, con
         free(agrees);
         return -1;
     }
-    bad = draw_samples(d, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated, agrees) ||
-          draw_samples(d, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised, agrees + d->judged) ||
-          draw_samples(&fitted, 0, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted, NULL) ||
-          draw_samples(&fitted, 1, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted_revised, NULL);
-    m->revision = gain_of(agrees, agrees + d->judged, d->judged);
+    bad = draw_samples(d, PLAIN, 0, &x) || coherence_judge(panel, d->context, &x, &m->generated, agrees) ||
+          draw_samples(d, REVISED, 0, &x) || coherence_judge(panel, d->context, &x, &m->revised, revised) ||
+          draw_samples(d, TILTED, 0, &x) || coherence_judge(panel, d->context, &x, &m->tilted, tilted) ||
+          draw_samples(&fitted, PLAIN, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted, NULL) ||
+          draw_samples(&fitted, REVISED, 0, &x) || coherence_judge(panel, d->context, &x, &m->fitted_revised, NULL);
+    m->revision = gain_of(agrees, revised, d->judged);
+    m->tilt = gain_of(agrees, tilted, d->judged);
     free(agrees);
     if (!bad) {
         tuples_use(&x, at_most(m->samples, test->count));

@@ -9,7 +9,8 @@ typedef struct drawing {
     mmebm_context *context;
     mmebm_sampler *sampler;
     uint32_t latent_size;
-    mmebm_langevin_options chain_x, chain_z;
+    mmebm_langevin_options chain_x, chain_z, chain_prior;
+    float temperature; /* of chain_prior */
     const mmebm_latent_mixture *prior; /* in place of p0; NULL = p0 */
     uint64_t seed;
     float guidance; /* of fillings-in: z starts at so many times an expert's mean */
@@ -31,7 +32,8 @@ typedef struct measures {
     coherence real;      /* of real test tuples: what the judges allow at best */
     coherence generated; /* generator means for z ~ p0 */
     coherence revised;   /* the same after langevin_x */
-    gain revision;       /* from generated to revised */
+    coherence tilted;    /* generator means for z ~ p0 after langevin_prior */
+    gain revision, tilt; /* from generated to revised, and to tilted */
     coherence fitted, fitted_revised; /* both for z from a mixture fitted to latents of data: beside p0, not instead */
     conditional given_one;  /* from its expert's mean, guided; the four others are read */
     conditional unguided;   /* the same from the mean itself */
@@ -56,7 +58,9 @@ int adapt_step_size(drawing *d, const polymnist_set *test, double target);
 /* Fills in what `observed` leaves out, from the average of the given experts' means, guided, and after langevin_z if
  * `refine`. 0 or -1. */
 int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x);
-/* Generator means of draws from the prior, then langevin_x if `revise`: of the same chains the same tuples. 0 or -1. */
-int draw_samples(const drawing *d, int revise, uint64_t first_chain, tuples *x);
+/* Generator means of draws from the prior, REVISED by langevin_x afterwards or TILTED by langevin_prior before: of the
+ * same chains the same tuples. 0 or -1. */
+typedef enum sample_kind { PLAIN, REVISED, TILTED } sample_kind;
+int draw_samples(const drawing *d, sample_kind kind, uint64_t first_chain, tuples *x);
 
 #endif

@@ -22,8 +22,10 @@ enum {
     COLUMNS = 10,
     BLOCKS = 2,
     SHOWN = COLUMNS * BLOCKS,
+    CHAINS = 3,
     CHAIN_FRAMES = 11,
-    CELL = TILE + 2 * FRAME + GAP
+    CELL = TILE + 2 * FRAME + GAP,
+    CHAIN_BLOCK = TITLE + MODALITIES * CELL + MARGIN
 };
 
 static int save(picture *p, const char *folder, const char *name)
@@ -111,10 +113,10 @@ static int stride_of(const mmebm_langevin_options *chain)
 /* From far away MALA's whole drift overshoots, and nothing would be accepted for hundreds of steps. */
 static const float FAR_STEP = 0.13f, FAR_CLIP = 0.2f;
 
-/* langevin_z from z = 0, all five modalities of tuple 0 of `real` given, decoded state by state. */
-static int run_chain_z(const drawing *d, const tuples *real, tuples *frames)
+/* A chain from z = 0, decoded state by state: langevin_z where all five modalities of tuple 0 of `real` are given,
+ * langevin_prior where that is NULL. */
+static int run_latents(const drawing *d, mmebm_langevin_options chain, const tuples *real, tuples *frames)
 {
-    mmebm_langevin_options chain = d->chain_z;
     mmebm_chain_record record;
     mmebm_view x[MODALITIES], z, trajectory;
     const uint32_t latent_size = d->latent_size;
@@ -122,26 +124,26 @@ static int run_chain_z(const drawing *d, const tuples *real, tuples *frames)
     int64_t many[3] = {0, 1, latent_size};
     float *start = calloc(latent_size, sizeof *start), *path;
     mmebm_status status = mmebm_chain_record_init(&record);
-    chain.drift_norm_clip = FAR_CLIP;
-    chain.step_size = chain.noise_scale = FAR_STEP;
     chain.trajectory_stride = (uint32_t)stride_of(&chain);
     many[0] = chain.n_steps / chain.trajectory_stride + 1;
     path = calloc((size_t)many[0] * latent_size, sizeof *path);
-    memcpy(x, real->view, sizeof x);
-    for (int m = 0; m < MODALITIES; ++m) x[m].shape[0] = 1;
+    if (real) memcpy(x, real->view, sizeof x);
+    for (int m = 0; real && m < MODALITIES; ++m) x[m].shape[0] = 1;
     tuples_use(frames, (uint32_t)many[0]);
     if (start && path) {
         if (status == MMEBM_OK) status = mmebm_view_init(&z, start, 2, one);
         if (status == MMEBM_OK) status = mmebm_view_init(&trajectory, path, 3, many);
         record.trajectory = &trajectory;
-        if (status == MMEBM_OK) status = mmebm_sampler_langevin_z(d->sampler, &chain, x, &z, &record);
+        if (status == MMEBM_OK)
+            status = real ? mmebm_sampler_langevin_z(d->sampler, &chain, x, &z, &record)
+                          : mmebm_sampler_langevin_prior(d->sampler, &chain, d->temperature, &z, &record);
         many[1] = latent_size; /* the frames as so many latents */
         if (status == MMEBM_OK) status = mmebm_view_init(&z, path, 2, many);
         if (status == MMEBM_OK) status = mmebm_sampler_generate(d->sampler, &z, frames->view);
     }
     free(start);
     free(path);
-    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following langevin_z");
+    return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following a chain of latents");
 }
 
 /* langevin_x from a generator sample. */
@@ -161,38 +163,47 @@ static int run_chain_x(const drawing *d, tuples *frames)
         status = mmebm_view_init(&trajectory[m], frames->x[m], 5, shape);
     }
     record.trajectory = trajectory;
-    bad = draw_samples(d, 0, 0, &start);
+    bad = draw_samples(d, PLAIN, 0, &start);
     if (!bad && status == MMEBM_OK) status = mmebm_sampler_langevin_x(d->sampler, &chain, start.view, &record);
     tuples_free(&start);
     if (bad) return bad;
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "following langevin_x");
 }
 
+/* The states of a chain, in block number `place` of the picture. */
+static void draw_frames(picture *p, const tuples *frames, int place, const char *what,
+                        const mmebm_langevin_options *chain)
+{
+    const int top = MARGIN + place * CHAIN_BLOCK;
+    char title[128];
+    snprintf(title, sizeof title, "%s, %u steps, %d to a frame", what, chain->n_steps, stride_of(chain));
+    picture_text(p, MARGIN, top, 2, BLACK, title);
+    for (uint32_t i = 0; i < frames->n; ++i)
+        draw_column(p, frames, i, (int)i, 2 * MARGIN + CELL, top + TITLE, 0);
+}
+
 static int write_chain(const drawing *d, const tuples *real, const char *folder)
 {
-    const int block = TITLE + MODALITIES * CELL + MARGIN;
-    char title[128];
+    mmebm_langevin_options far = d->chain_z;
     tuples frames;
     picture p = {0};
     int bad = tuples_create(&frames, CHAIN_FRAMES);
     if (bad) return -1;
-    bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + 2 * block);
-    if (!bad) bad = run_chain_z(d, real, &frames);
+    far.drift_norm_clip = FAR_CLIP;
+    far.step_size = far.noise_scale = FAR_STEP;
+    bad = picture_create(&p, 2 * MARGIN + (CHAIN_FRAMES + 1) * CELL + MARGIN, 2 * MARGIN + CHAINS * CHAIN_BLOCK) ||
+          run_latents(d, far, real, &frames);
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_z: the framed tuple given, z from 0, decoded, %u steps, %d to a frame",
-                 d->chain_z.n_steps, stride_of(&d->chain_z));
-        picture_text(&p, MARGIN, MARGIN, 2, BLACK, title);
+        draw_frames(&p, &frames, 0, "langevin_z: the framed tuple given, z from 0, decoded", &far);
         draw_column(&p, real, 0, 0, MARGIN, MARGIN + TITLE, (UINT64_C(1) << MODALITIES) - 1);
-        for (uint32_t i = 0; i < frames.n; ++i)
-            draw_column(&p, &frames, i, (int)i, 2 * MARGIN + CELL, MARGIN + TITLE, 0);
+        bad = run_latents(d, d->chain_prior, NULL, &frames);
+    }
+    if (!bad) {
+        draw_frames(&p, &frames, 1, "langevin_prior: nothing given, z from 0, decoded", &d->chain_prior);
         bad = run_chain_x(d, &frames);
     }
     if (!bad) {
-        snprintf(title, sizeof title, "langevin_x: from a generator sample, %u steps, %d to a frame",
-                 d->chain_x.n_steps, stride_of(&d->chain_x));
-        picture_text(&p, MARGIN, MARGIN + block, 2, BLACK, title);
-        for (uint32_t i = 0; i < frames.n; ++i)
-            draw_column(&p, &frames, i, (int)i, 2 * MARGIN + CELL, MARGIN + block + TITLE, 0);
+        draw_frames(&p, &frames, 2, "langevin_x: from a generator sample", &d->chain_x);
         bad = save(&p, folder, "chain.png");
     }
     picture_free(&p);
@@ -215,11 +226,13 @@ int gallery_write(const drawing *d, const mmebm_latent_mixture *fit, const polym
     choose_rows(test, rows);
     tuples_paint(&real, test, rows, 0);
     bad = write_grid(&real, NULL, "real tuples: each column one digit in five modalities", folder, "real.png") ||
-          draw_samples(d, 0, 0, &drawn) ||
+          draw_samples(d, PLAIN, 0, &drawn) ||
           write_grid(&drawn, NULL, "generator samples: z from the prior", folder, "generated.png") ||
-          draw_samples(d, 1, 0, &drawn) ||
+          draw_samples(d, REVISED, 0, &drawn) ||
           write_grid(&drawn, NULL, "the same samples revised by langevin_x", folder, "revised.png") ||
-          draw_samples(&fitted, 0, 0, &drawn) ||
+          draw_samples(d, TILTED, 0, &drawn) ||
+          write_grid(&drawn, NULL, "their z tilted by the energy: langevin_prior", folder, "tilted.png") ||
+          draw_samples(&fitted, PLAIN, 0, &drawn) ||
           write_grid(&drawn, NULL, "generator samples: z from a fitted mixture", folder, "fitted.png") ||
           write_given(d, &real, &drawn, 1, "filled in from one given (framed)", folder, "given_one.png") ||
           write_given(d, &real, &drawn, 3, "filled in from three given (framed)", folder, "given_three.png") ||

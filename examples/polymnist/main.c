@@ -42,6 +42,7 @@ typedef struct program {
 
 enum { FAILED = -1, FINISHED = 0, STOPPED = 1 };
 enum { CAPACITY = 200 }; /* tuples drawn at once: a GPU wants many, a processor does not mind */
+static const float PRIOR_STEP_SIZE = 0.07f; /* l and n of langevin_prior (docs/training.md, "A prior that the energy tilts") */
 
 /* The title of the table says which kind of run the folder holds, so that one is not taken for the other. */
 static const char trained_here[] = "Weights trained here:", trained_before[] = "Weights of";
@@ -124,13 +125,17 @@ static int prepare_drawing(program *p, const mmebm_trainer_options *settings, do
     mmebm_sampler_options o;
     mmebm_status status;
     p->draw = (drawing){.context = p->context, .latent_size = mmebm_model_latent_size(p->model), .seed = p->given.seed,
-                        .guidance = (float)p->given.guidance, .judged = p->given.judged};
+                        .guidance = (float)p->given.guidance, .temperature = (float)p->given.temperature,
+                        .judged = p->given.judged};
     status = mmebm_sampler_options_init(&o);
     o.capacity = CAPACITY;
     o.precision = p->given.precision;
     if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
     if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
     if (status == MMEBM_OK) status = set_chain_z(p, settings, step_size);
+    if (status == MMEBM_OK) status = mmebm_langevin_z_options_init(&p->draw.chain_prior);
+    p->draw.chain_prior.n_steps = p->given.prior_steps;
+    p->draw.chain_prior.step_size = p->draw.chain_prior.noise_scale = PRIOR_STEP_SIZE;
     return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
 }
 

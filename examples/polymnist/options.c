@@ -50,6 +50,9 @@ static const option_row rows[] = {
         "rename z so that what experts agree on varies as the prior does, pictures stay (with --train always)"),
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
     ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (30)"),
+    ROW("--temperature", ALWAYS, REAL, temperature, 1e-3, 1e9,
+        "X  of the energy in langevin_prior, which tilts the prior (20)"),
+    ROW("--prior-steps", ALWAYS, U32, prior_steps, 1, 1e6, "N  steps of langevin_prior (60)"),
     ROW("--guidance", ALWAYS, REAL, guidance, 1e-3, 1e3,
         "X  when filling in, z starts at X times the experts' mean (2)"),
     ROW("--seconds", TRAINING, REAL, seconds, 1, 1e6, "N  train for about so long (330); a trial sets the steps"),
@@ -165,7 +168,7 @@ int options_parse(int count, char **words, options *o)
 {
     const char *training_word = NULL;
     *o = (options){.data = "examples/data", .out = "demo-out", .backend = "auto", .precision = MMEBM_PRECISION_AUTO,
-                   .seconds = 330, .guidance = 2};
+                   .seconds = 330, .guidance = 2, .temperature = 20, .prior_steps = 60};
     for (int i = 1; i < count; ++i) {
         const option_row *row;
         if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {

@@ -23,6 +23,8 @@ typedef struct options {
     uint32_t z_steps;    /* of langevin_z when filling in; 0 = as many as settings.c says */
     double z_step;       /* of langevin_z when drawing; 0 = as trained, or adapted */
     double guidance;     /* when filling in */
+    double temperature;  /* of langevin_prior */
+    uint32_t prior_steps;
 
     uint32_t train;      /* 1: train; 0: show the weights in `model` */
     char model[1024];    /* path of trained weights, where not training */

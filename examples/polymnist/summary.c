@@ -26,6 +26,13 @@ static void row_of_coherence(FILE *out, const char *what, const coherence *c, ui
                 verdict_text[c->verdict]);
 }
 
+static void row_of_gain(FILE *out, const char *what, const gain *g, const coherence *before, const coherence *after)
+{
+    if (before->verdict != VERDICT_INVALID && after->verdict != VERDICT_INVALID)
+        fprintf(out, "  %s - generator samples: %+.4f +-%.4f (from the same z; %u tuples gained, %u lost)\n", what,
+                g->mean, g->error, g->gained, g->lost);
+}
+
 static void row_of_conditional(FILE *out, const char *what, const conditional *c)
 {
     if (!c->valid)
@@ -44,12 +51,13 @@ static void print_table(FILE *out, const measures *m, const char *title)
     row_of_coherence(out, "real test tuples", &m->real, real);
     row_of_coherence(out, "generator samples", &m->generated, m->samples);
     row_of_coherence(out, "revised by langevin_x", &m->revised, m->samples);
+    row_of_coherence(out, "tilted by the energy", &m->tilted, m->samples);
     row_of_coherence(out, "samples, fitted prior", &m->fitted, m->samples);
     row_of_coherence(out, "the same, revised", &m->fitted_revised, m->samples);
-    if (m->generated.verdict != VERDICT_INVALID && m->revised.verdict != VERDICT_INVALID)
-        fprintf(out, "  revised - generator samples: %+.4f +-%.4f (of the same z; %u tuples gained, %u lost)\n",
-                m->revision.mean, m->revision.error, m->revision.gained, m->revision.lost);
+    row_of_gain(out, "revised", &m->revision, &m->generated, &m->revised);
+    row_of_gain(out, "tilted", &m->tilt, &m->generated, &m->tilted);
     fprintf(out, "  (digits: effective number, e^entropy, among the tuples that agree; 10 is best.\n"
+                 "  tilted: z from p0, then langevin_prior by the energy of what decoders make of them.\n"
                  "  fitted prior: z from 40 Gaussians fitted to what experts agree on in real tuples, not from p0)\n");
     fprintf(out, "\nDo filled-in pictures show the digit that was given?\n");
     fprintf(out, "  %-25s %6s         %7s   %8s  %6s\n", "", "right", "chance", "pictures", "tuples");

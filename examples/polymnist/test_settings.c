@@ -134,7 +134,7 @@ TEST(measures_are_a_table)
     fclose(table);
     unlink(path);
     CHECK(count == 3 && strncmp(line[0], "step\tseconds\t", 13) == 0);
-    CHECK(tabs(line[0]) == 23 && tabs(line[1]) == 23 && strcmp(line[1], line[2]) == 0);
+    CHECK(tabs(line[0]) == 25 && tabs(line[1]) == 25 && strcmp(line[1], line[2]) == 0);
     /* no revised samples and nothing from four were valid here */
     CHECK_MSG(strncmp(line[1], "1000\t60.0\t0.2500\t7.50\tnan\tnan\t", 30) == 0, "%s", line[1]);
     CHECK(strstr(line[1], "\t0.5000\t0.0000\tnan\tnan\t") != NULL);
