@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both chains and the whole training step of rulings section K in PyTorch, without noise."""
+"""The chains and the whole training step of rulings section K in PyTorch, without noise."""
 import math
 
 import torch
@@ -32,13 +32,17 @@ class Model:
     def nll(self, xs, z, observed):
         return sum(self.modalities[i].nll(xs[i], self.nets.decode(i, z)) for i in observed)
 
+    def prior_energy(self, z):
+        if self.prior == LAPLACE:
+            return z.abs().sum(1) / self.prior_scale
+        return (z ** 2).sum(1) / (2 * self.prior_scale ** 2)
+
     def posterior_energy(self, xs, z, observed):
         """Eqns 8 and 17."""
-        if self.prior == LAPLACE:
-            prior = z.abs().sum(1) / self.prior_scale
-        else:
-            prior = (z ** 2).sum(1) / (2 * self.prior_scale ** 2)
-        return self.nll(xs, z, observed) + prior
+        return self.nll(xs, z, observed) + self.prior_energy(z)
+
+    def tilted_energy(self, z, temperature):
+        return self.nets.energy(self.nets.decode_all(z)) / temperature + self.prior_energy(z)
 
     def scale(self, raw):
         """Ruling C1."""
@@ -89,6 +93,15 @@ def langevin_z(model, xs, z, observed, steps, step_size, factor=1.0, norm_clip=0
         gradient, = torch.autograd.grad(model.posterior_energy(xs, z, observed).sum(), z)
         drift, = bounded([factor * step_size ** 2 / 2 * gradient], 0.0, norm_clip)
         z = z.detach() - drift
+    return z
+
+
+def langevin_prior(model, z, temperature, steps, step_size):
+    """Down the energy of what the decoders make of z, and the prior's."""
+    for _ in range(steps):
+        z = z.detach().requires_grad_(True)
+        gradient, = torch.autograd.grad(model.tilted_energy(z, temperature).sum(), z)
+        z = z.detach() - step_size ** 2 / 2 * gradient
     return z
 
 

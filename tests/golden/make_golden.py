@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the golden vectors: what PyTorch, in float64, says about the polymnist networks, both chains and two training
+"""Writes the golden vectors: what PyTorch, in float64, says about the polymnist networks, the chains and two training
 steps. Needs Debian's python3-torch and python3-numpy, nothing else.
 
     python3 tests/golden/make_golden.py [FOLDER]     FOLDER: where to write, default this folder
@@ -20,6 +20,9 @@ import safetensors_file
 
 # Every size differs from every other, so that exchanged axes cannot go unnoticed.
 SIZES = dict(modalities=3, channels=3, nf=6, nef=12, stem=5, latent=7)
+
+
+TILT = dict(temperature=0.01, step_size=0.5)
 
 
 def uniform(name, shape, low, high):
@@ -83,6 +86,10 @@ def network_vectors():
     out["langevin_z_subset"] = chains(2, (0, 2))
     out["langevin_z_one"] = chains(1, (1,))[0]
     out["langevin_z_clipped"] = chains(3, everything, norm_clip=0.05)
+
+    # a temperature at which U moves z several times as far as the prior does
+    out["tilted_energy"] = model.tilted_energy(starts[0], TILT["temperature"]).detach()
+    out["langevin_prior"] = algorithm.langevin_prior(model, starts[0], steps=2, **TILT)
     return weights, out
 
 

@@ -313,6 +313,29 @@ TEST(langevin_z)
     close_fixture(&f);
 }
 
+TEST(langevin_prior)
+{
+    fixture f;
+    REQUIRE(open_networks(&f));
+    const int64_t shape[2] = {f.rows, LATENT}, states[2] = {3, f.rows};
+    float *z = copy_of(&f, "start", M * 2 * LATENT), energy[3 * 2];
+    mmebm_view z_view, energies;
+    mmebm_langevin_options options;
+    mmebm_chain_record record;
+    CHECK(mmebm_view_init(&z_view, z, 2, shape) == MMEBM_OK && mmebm_view_init(&energies, energy, 2, states) == MMEBM_OK);
+    CHECK(mmebm_langevin_z_options_init(&options) == MMEBM_OK && mmebm_chain_record_init(&record) == MMEBM_OK);
+    options.n_steps = 2;
+    options.step_size = 0.5f;
+    options.noise_scale = 0.0f;
+    record.energy = &energies;
+    CHECK_MSG(mmebm_sampler_langevin_prior(f.sampler, &options, 0.01f, &z_view, &record) == MMEBM_OK, "%s",
+              mmebm_last_error(f.context));
+    compare(&f, "tilted_energy", energy, 2);
+    compare(&f, "langevin_prior", z, 2 * LATENT);
+    free(z);
+    close_fixture(&f);
+}
+
 /* ---- training */
 
 static const char *const checked_diagnostics[] = {
@@ -467,6 +490,7 @@ int main(int argument_count, char **arguments)
     RUN(decoders);
     RUN(langevin_x);
     RUN(langevin_z);
+    RUN(langevin_prior);
     RUN(training_step);
     RUN(training_step_with_every_option);
     return HARNESS_RESULT();
