@@ -42,7 +42,8 @@ typedef struct program {
 
 enum { FAILED = -1, FINISHED = 0, STOPPED = 1 };
 enum { CAPACITY = 200 }; /* tuples drawn at once: a GPU wants many, a processor does not mind */
-static const float PRIOR_STEP_SIZE = 0.07f; /* l and n of langevin_prior (docs/training.md, "A prior that the energy tilts") */
+/* l and n of langevin_prior: docs/training.md, "A prior that the energy tilts" */
+static const float PRIOR_STEP_SIZE = 0.07f;
 
 /* The title of the table says which kind of run the folder holds, so that one is not taken for the other. */
 static const char trained_here[] = "Weights trained here:", trained_before[] = "Weights of";

@@ -322,7 +322,8 @@ TEST(langevin_prior)
     mmebm_view z_view, energies;
     mmebm_langevin_options options;
     mmebm_chain_record record;
-    CHECK(mmebm_view_init(&z_view, z, 2, shape) == MMEBM_OK && mmebm_view_init(&energies, energy, 2, states) == MMEBM_OK);
+    CHECK(mmebm_view_init(&z_view, z, 2, shape) == MMEBM_OK);
+    CHECK(mmebm_view_init(&energies, energy, 2, states) == MMEBM_OK);
     CHECK(mmebm_langevin_z_options_init(&options) == MMEBM_OK && mmebm_chain_record_init(&record) == MMEBM_OK);
     options.n_steps = 2;
     options.step_size = 0.5f;
