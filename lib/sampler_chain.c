@@ -97,7 +97,10 @@ mmebm_status mmebm__langevin_prior_options(const mmebm_sampler *sampler, const m
 {
     const char *what = "langevin_prior";
     MMEBM_TRY(latent_options(sampler, what, given, options));
-    return check_scale(sampler, what, "temperature", temperature, 0);
+    MMEBM_TRY(check_scale(sampler, what, "temperature", temperature, 0));
+    if (isfinite(1.0f / temperature)) return MMEBM_OK;
+    return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: temperature is %g, wanted one whose inverse is finite",
+                       what, (double)temperature);
 }
 
 static mmebm_status upload_scales(mmebm_sampler *sampler, uint32_t slot, float step_size, float noise_scale)

@@ -709,7 +709,7 @@ static void misuse_langevin_prior(scene *on)
     mmebm_langevin_options options;
     CHECK(mmebm_langevin_z_options_init(&options) == MMEBM_OK);
     const mmebm_langevin_options good = options;
-    const float wrong[] = {0.0f, -1.0f, NAN, INFINITY};
+    const float wrong[] = {0.0f, -1.0f, NAN, INFINITY, 1e-40f};
     NULL_OBJECT(mmebm_sampler_langevin_prior(NULL, &options, 1.0f, &d->z, NULL));
     REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, NULL, NULL));
     for (size_t k = 0; k < sizeof wrong / sizeof *wrong; ++k)
