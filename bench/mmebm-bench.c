@@ -137,6 +137,28 @@ static double flops_langevin_z(const bench *b)
     return 2.0 * graph_flops(&b->model->parts[MMEBM_PART_GENERATOR].graph) * rows_of_latents(b);
 }
 
+/* One chain a tuple. */
+static void call_langevin_prior(bench *b)
+{
+    mmebm_langevin_options options;
+    mmebm_view z = b->z;
+    check(b, "options", mmebm_langevin_z_options_init(&options));
+    options.n_steps = b->setting->steps;
+    options.seed = b->seed++;
+    z.rank = 2;
+    z.shape[0] = b->setting->batch;
+    z.shape[1] = mmebm_model_latent_size(b->model);
+    copy(b, b->latent, b->latent_start, b->latent_count);
+    check(b, "langevin_prior", mmebm_sampler_langevin_prior(b->sampler, &options, 20.0f, &z, NULL));
+    check(b, "synchronize", mmebm_context_synchronize(b->context));
+}
+
+static double flops_langevin_prior(const bench *b)
+{
+    const double generator = graph_flops(&b->model->parts[MMEBM_PART_GENERATOR].graph);
+    return flops_langevin_x(b) + 2.0 * generator * b->setting->batch;
+}
+
 static mmebm_trainer_options step_options(const bench *b)
 {
     mmebm_trainer_options options;
@@ -197,6 +219,7 @@ typedef struct measurement {
 static const measurement measurements[] = {
     {"langevin_x", call_langevin_x, flops_langevin_x, 0},
     {"langevin_z", call_langevin_z, flops_langevin_z, 0},
+    {"langevin_prior", call_langevin_prior, flops_langevin_prior, 0},
     {"step", call_step, flops_step, 1},
     {"noise", call_noise, flops_noise, 0},
 };
@@ -367,7 +390,7 @@ static void close_bench(bench *b)
 
 static void usage(void)
 {
-    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|step|noise|start|save]\n"
+    fputs("usage: mmebm-bench [--chain langevin_x|langevin_z|langevin_prior|step|noise|start|save]\n"
           "                   [--backend cpu|cuda|reference|auto]\n"
           "                   [--precision f32|tf32|bf16|auto] [--threads N] [--batch N] [--steps N] [--seconds S]\n"
           "                   [--memory host|device]\n"

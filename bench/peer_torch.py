@@ -142,6 +142,16 @@ class Bench:
             z = z - 0.5 * l * l * self.posterior(z)[1] + l * torch.randn_like(z)
         return z
 
+    def langevin_prior(self, z, steps, l=0.1, temperature=20.0):
+        """Down U of what the decoders make of z, and the prior's energy."""
+        for _ in range(steps):
+            z = z.detach().requires_grad_(True)
+            with self.networks():
+                energy = self.energy([decoder(z) for decoder in self.decoders])
+            energy = energy.float().sum() / temperature + 0.5 * (z ** 2).sum()
+            z = z.detach() - 0.5 * l * l * torch.autograd.grad(energy, z)[0] + l * torch.randn_like(z)
+        return z
+
     # ---- one training step with the library's default settings: sampled expert, MALA
 
     def prepare_step(self):
@@ -218,6 +228,8 @@ class Bench:
             self.langevin_x(self.xs, a.steps)
         elif a.chain == "langevin_z":
             self.langevin_z(self.z, a.steps)
+        elif a.chain == "langevin_prior":
+            self.langevin_prior(self.z[:a.batch], a.steps)
         elif a.chain == "noise":
             self.noise()
         else:
@@ -263,7 +275,8 @@ def peaks(args):
 def read_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--chain", choices=["langevin_x", "langevin_z", "step", "noise"], default="langevin_x")
+    parser.add_argument("--chain", choices=["langevin_x", "langevin_z", "langevin_prior", "step", "noise"],
+                        default="langevin_x")
     parser.add_argument("--precision", choices=["f32", "tf32", "bf16"], default="f32")
     for name, value in dict(threads=2, batch=64, steps=5, nef=128, stem=16, nf=64, latent=32, k_x=30, k_z=20).items():
         parser.add_argument("--" + name, type=int, default=value)
