@@ -107,7 +107,8 @@ static int write_given(const drawing *d, const tuples *real, tuples *drawn, uint
 
 static int stride_of(const mmebm_langevin_options *chain)
 {
-    return (int)((chain->n_steps + CHAIN_FRAMES - 2) / (CHAIN_FRAMES - 1));
+    const int stride = (int)((chain->n_steps + CHAIN_FRAMES - 2) / (CHAIN_FRAMES - 1));
+    return stride ? stride : 1;
 }
 
 /* From far away MALA's whole drift overshoots, and nothing would be accepted for hundreds of steps. */

@@ -60,6 +60,8 @@ static const option_row rows[] = {
     ROW("--resume", TRAINING, FLAG, resume, 0, 0, "go on with the run in --out, or fail; else: go on if there is one"),
     ROW("--measure-every", TRAINING, REAL, measure_every, 0, 1e6,
         "N  every N seconds of training save the model and add a line to measures.tsv; 0 = at the end (0)"),
+    ROW("--decoded", TRAINING, FLAG, decoded, 0, 0,
+        "an energy to tilt by: learns from decoded tuples; wants --model, and decoders and encoders of rate 0"),
     ROW("--save-bf16", ALWAYS, FLAG, save_bf16, 0, 0, "store saved weights in bf16"),
     ROW("--batch", TRAINING, U32, batch, 1, 4096, "N  tuples of a step (polymnist and -long 128, -small 32)"),
     ROW("--latent", TRAINING, U32, latent, 1, 1024, "N  size of z (polymnist 32, others 20)"),
@@ -144,7 +146,7 @@ static int set_option(options *o, const option_row *row, const char *word)
 /* What can only be seen once all words are read. training_word: an option of the training that was given, or NULL. */
 static int complete(options *o, const char *training_word)
 {
-    mmebm_trainer_options unused;
+    mmebm_trainer_options settings;
     if (!o->train && training_word) return failed("%s is an option of the training: add --train", training_word);
     if (o->train && o->energy) return failed("--train makes an energy, --energy takes a trained one: choose one");
     if (o->fresh && o->resume) return failed("--fresh and --resume contradict each other");
@@ -153,7 +155,10 @@ static int complete(options *o, const char *training_word)
     if (!o->judged) o->judged = 1000;
     if (o->train) o->whiten = 1;
     if (!o->train && !*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
-    return settings_complete(o) || settings_make(o, 1, &unused); /* says now what is wrong with --set */
+    if (settings_complete(o) || settings_make(o, 1, &settings)) return -1; /* says now what is wrong with --set */
+    if (o->decoded && (!*o->model || settings.generator.rate > 0 || settings.inference.rate > 0))
+        return failed("--decoded wants --model FILE, --set generator.rate=0 and --set inference.rate=0");
+    return 0;
 }
 
 static const option_row *row_of(const char *word)

@@ -35,6 +35,7 @@ typedef struct options {
     uint32_t batch, nf, nef, stem, hidden, latent; /* those of the preset unless given */
     double likelihood_scale;                       /* 0 = the library's */
     double measure_every; /* seconds of training between measures; 0 = only at the end */
+    uint32_t decoded;     /* 1: learns from what the model makes of tuples (feeder.h) */
     uint32_t save_bf16;   /* 1: the model's weights are stored in bf16 */
     uint32_t resume;      /* 1: go on with the run in `out`, which must be there */
 } options;

@@ -152,6 +152,49 @@ TEST(batches_depend_on_the_step_alone)
     feeder_close(&jumping);
 }
 
+/* Of a small model with weights as they are drawn. */
+TEST(decoded_batches_are_what_decoders_make_of_experts)
+{
+    enum { BATCH = 5, LATENT = 3 };
+    char message[256];
+    mmebm_context *context;
+    mmebm_model *model;
+    mmebm_context_options options;
+    mmebm_preset_options preset;
+    feeder plain, decoded;
+    tuples wanted;
+    float z[MODALITIES][BATCH * LATENT];
+    const int64_t experts[3] = {MODALITIES, BATCH, LATENT}, one[2] = {BATCH, LATENT};
+    mmebm_view averages, first;
+    REQUIRE(mmebm_context_options_init(&options) == MMEBM_OK && mmebm_preset_options_init(&preset) == MMEBM_OK);
+    options.backend = "reference";
+    preset.n_modalities = MODALITIES;
+    preset.latent_size = LATENT;
+    preset.image_size = DIGIT_SIZE;
+    preset.nf = preset.nef = preset.stem_channels = preset.hidden = 4;
+    REQUIRE(mmebm_context_create(&options, &context, message, sizeof message) == MMEBM_OK);
+    REQUIRE(mmebm_model_create_preset(context, "polymnist-small", &preset, &model) == MMEBM_OK);
+    REQUIRE(feeder_open(&plain, &shipped, photos, 1, BATCH) == 0);
+    REQUIRE(feeder_open(&decoded, &shipped, photos, 1, BATCH) == 0 && tuples_create(&wanted, BATCH) == 0);
+    REQUIRE(feeder_decode(&decoded, context, model, MMEBM_PRECISION_F32, 2) == 0);
+    for (uint64_t step = 2; step < 4; ++step) {
+        REQUIRE(feeder_paint(&plain, step) == 0 && feeder_paint(&decoded, step) == 0);
+        REQUIRE(mmebm_view_init(&averages, z, 3, experts) == MMEBM_OK);
+        REQUIRE(mmebm_view_init(&first, z, 2, one) == MMEBM_OK);
+        REQUIRE(mmebm_sampler_encode_draw(decoded.decoder, 0, MMEBM_START_AVERAGE, 0, 0, plain.batch.view,
+                                          &averages) == MMEBM_OK);
+        for (int i = 0; i < BATCH * LATENT; ++i) z[0][i] *= 2;
+        REQUIRE(mmebm_generate(model, &first, wanted.view) == MMEBM_OK);
+        for (uint32_t m = 0; m < MODALITIES; ++m)
+            CHECK(memcmp(decoded.batch.x[m], wanted.x[m], BATCH * PICTURE_VALUES * sizeof(float)) == 0);
+    }
+    tuples_free(&wanted);
+    feeder_close(&plain);
+    feeder_close(&decoded);
+    mmebm_model_destroy(&model);
+    mmebm_context_destroy(&context);
+}
+
 TEST(numbers_below_a_bound_are_even)
 {
     random_stream random = random_start(1, 2);
@@ -210,6 +253,7 @@ int main(void)
     RUN(tuples_follow_the_recipe);
     RUN(tuples_are_shuffled_and_keyed_by_the_seed);
     RUN(batches_depend_on_the_step_alone);
+    RUN(decoded_batches_are_what_decoders_make_of_experts);
     RUN(numbers_below_a_bound_are_even);
     RUN(history_of_any_length_keeps_its_means);
     close_all();

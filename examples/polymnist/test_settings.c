@@ -108,6 +108,10 @@ TEST(contradictions_are_refused)
     CHECK(PARSE(&o, "--train", "--steps", "2.5") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--measure-every") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--sideways") == OPTIONS_BAD);
+    CHECK(PARSE(&o, "--train", "--decoded") == OPTIONS_BAD); /* by whom? */
+    CHECK(PARSE(&o, "--train", "--decoded", "--model", "m.safetensors", "--set", "generator.rate=0") == OPTIONS_BAD);
+    CHECK(PARSE(&o, "--train", "--decoded", "--model", "m.safetensors", "--set", "generator.rate=0", "--set",
+                "inference.rate=0") == OPTIONS_OK && o.decoded == 1);
 }
 
 static int tabs(const char *line)

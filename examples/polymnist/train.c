@@ -68,6 +68,11 @@ static int step_with_diagnostics(mmebm_trainer *trainer, feeder *food, uint64_t 
     return *status == MMEBM_OK ? 0 : -1;
 }
 
+static int decode_if_asked(const training *t, const options *o, mmebm_model *model, feeder *food)
+{
+    return o->decoded ? feeder_decode(food, t->context, model, o->precision, (float)o->guidance) : 0;
+}
+
 /* Seconds of a step on this machine, by a model that is thrown away. Negative on failure. */
 static double time_of_step(const training *t, const options *o)
 {
@@ -79,6 +84,7 @@ static double time_of_step(const training *t, const options *o)
     mmebm_status status = MMEBM_OK;
     int bad = feeder_open(&food, t->digits, t->photos, o->seed, o->batch) || settings_make(o, 1, &settings);
     if (!bad) status = begin_model(t->context, o, &model);
+    if (!bad && status == MMEBM_OK) bad = decode_if_asked(t, o, model, &food);
     if (!bad && status == MMEBM_OK) status = mmebm_trainer_create(model, &settings, &trainer);
     for (uint64_t i = 0; i < UNTIMED_STEPS + TRIAL_STEPS && status == MMEBM_OK && !bad; ++i) {
         if (i == UNTIMED_STEPS) start = seconds_now();
@@ -116,7 +122,7 @@ static int start(const options *o, training *t)
     mmebm_status status;
     if (plan_steps(t, o, &steps)) return -1;
     t->state = (run_state){.magic = STATE_MAGIC, .size = sizeof t->state, .nf = o->nf, .nef = o->nef, .stem = o->stem,
-                           .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count,
+                           .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count, .decoded = o->decoded,
                            .likelihood_scale = o->likelihood_scale, .steps = steps};
     snprintf(t->state.preset, sizeof t->state.preset, "%s", o->preset);
     history_start(&t->state.curves);
@@ -146,6 +152,7 @@ static int same_run(const options *o, const training *t)
                    {"--seed", (double)s->settings.seed, (double)o->seed},
                    {"--likelihood-scale", s->likelihood_scale, o->likelihood_scale},
                    {"the number of digits", s->tuples, t->digits->count},
+                   {"--decoded", s->decoded, o->decoded},
                    {"--steps", o->steps ? (double)s->steps : 0, (double)o->steps}};
     mmebm_trainer_options wanted;
     const char *name;
@@ -275,7 +282,8 @@ int training_run(training *t, const options *o, int (*measure)(void *user), void
     feeder food;
     int result;
     if (feeder_open(&food, t->digits, t->photos, o->seed, o->batch)) return TRAINING_FAILED;
-    result = steps_until_stopped(t, o, &food, measure, user);
+    result = decode_if_asked(t, o, t->model, &food) ? TRAINING_FAILED
+                                                    : steps_until_stopped(t, o, &food, measure, user);
     feeder_close(&food);
     if (result != TRAINING_FAILED && save_checkpoint(t)) return TRAINING_FAILED;
     return result;
