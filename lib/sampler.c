@@ -20,8 +20,8 @@ mmebm_status mmebm__observed_set(const mmebm_sampler *sampler, const char *what,
     return MMEBM_OK;
 }
 
-static mmebm_status open_plan(mmebm_sampler *sampler, const mmebm_graph *graph, uint32_t part, uint64_t input_gradients,
-                              int64_t capacity, mmebm_weighted_plan *plan)
+mmebm_status mmebm__sampler_plan(mmebm_sampler *sampler, const mmebm_graph *graph, const mmebm_part *part,
+                                 uint64_t input_gradients, int64_t capacity, mmebm_weighted_plan *plan)
 {
     const mmebm_plan_spec spec = {
         .graph = graph,
@@ -29,7 +29,7 @@ static mmebm_status open_plan(mmebm_sampler *sampler, const mmebm_graph *graph, 
         .input_gradients = input_gradients,
         .capacity = capacity,
     };
-    return mmebm__plan_open(sampler->context, &spec, &sampler->model->parts[part], plan);
+    return mmebm__plan_open(sampler->context, &spec, part, plan);
 }
 
 mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mmebm_posterior **found)
@@ -45,8 +45,8 @@ mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mm
     posterior->observed = observed;
     mmebm_status status = mmebm__graph_posterior(sampler->model, observed, &posterior->graph);
     if (status == MMEBM_OK)
-        status = open_plan(sampler, &posterior->graph, MMEBM_PART_GENERATOR, 1,
-                           sampler->capacity * sampler->modalities, &posterior->plan);
+        status = mmebm__sampler_plan(sampler, &posterior->graph, &sampler->model->parts[MMEBM_PART_GENERATOR], 1,
+                                     sampler->capacity * sampler->modalities, &posterior->plan);
     if (status != MMEBM_OK) {
         mmebm__graph_free(sampler->context, &posterior->graph);
         mmebm__free(sampler->context, posterior, sizeof *posterior);
@@ -69,17 +69,16 @@ mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed)
 
 static mmebm_status open_plans(mmebm_sampler *sampler)
 {
-    const mmebm_part *parts = sampler->model->parts;
-    MMEBM_TRY(open_plan(sampler, &parts[MMEBM_PART_ENERGY].graph, MMEBM_PART_ENERGY, sampler->all, sampler->capacity,
-                        &sampler->energy));
-    MMEBM_TRY(open_plan(sampler, &parts[MMEBM_PART_GENERATOR].graph, MMEBM_PART_GENERATOR, 0, sampler->capacity,
-                        &sampler->generator));
+    const mmebm_part *parts = sampler->model->parts, *energy = &parts[MMEBM_PART_ENERGY];
+    const mmebm_part *generator = &parts[MMEBM_PART_GENERATOR], *inference = &parts[MMEBM_PART_INFERENCE];
+    const int64_t capacity = sampler->capacity;
+    MMEBM_TRY(mmebm__sampler_plan(sampler, &energy->graph, energy, sampler->all, capacity, &sampler->energy));
+    MMEBM_TRY(mmebm__sampler_plan(sampler, &generator->graph, generator, 0, capacity, &sampler->generator));
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
         const uint32_t outputs[2] = {2 * i, 2 * i + 1};
-        MMEBM_TRY(mmebm__graph_extract(sampler->context, &parts[MMEBM_PART_INFERENCE].graph, 2, outputs,
-                                       &sampler->encoder_graph[i]));
-        MMEBM_TRY(open_plan(sampler, &sampler->encoder_graph[i], MMEBM_PART_INFERENCE, 0, sampler->capacity,
-                            &sampler->encoder[i]));
+        mmebm_graph *graph = &sampler->encoder_graph[i];
+        MMEBM_TRY(mmebm__graph_extract(sampler->context, &inference->graph, 2, outputs, graph));
+        MMEBM_TRY(mmebm__sampler_plan(sampler, graph, inference, 0, capacity, &sampler->encoder[i]));
     }
     return MMEBM_OK;
 }

@@ -54,6 +54,9 @@ struct mmebm_sampler {
     size_t host_count;
 };
 
+/* A plan of a graph on the weights of a part, in the sampler's precision. */
+mmebm_status mmebm__sampler_plan(mmebm_sampler *sampler, const mmebm_graph *graph, const mmebm_part *part,
+                                 uint64_t input_gradients, int64_t capacity, mmebm_weighted_plan *plan);
 /* The set that a mask means, checked: 0 = all. `what` names the call. */
 mmebm_status mmebm__observed_set(const mmebm_sampler *sampler, const char *what, uint64_t mask, uint64_t *observed);
 mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mmebm_posterior **posterior);

@@ -22,13 +22,7 @@ static mmebm_status open_tilt(mmebm_sampler *sampler, float temperature)
     mmebm_tilt *tilt = &sampler->tilt;
     MMEBM_TRY(mmebm__graph_tilted(sampler->model, temperature, &tilt->part.graph));
     MMEBM_TRY(mmebm__device_floats(context, tilt->part.graph.weight_count, &tilt->part.weights));
-    const mmebm_plan_spec spec = {
-        .graph = &tilt->part.graph,
-        .precision = sampler->precision,
-        .input_gradients = 1,
-        .capacity = sampler->capacity,
-    };
-    return mmebm__plan_open(context, &spec, &tilt->part, &tilt->plan);
+    return mmebm__sampler_plan(sampler, &tilt->part.graph, &tilt->part, 1, sampler->capacity, &tilt->plan);
 }
 
 /* Takes over weights that changed. */

@@ -123,10 +123,12 @@ int measure_unconditional(const drawing *d, const mmebm_latent_mixture *fit, con
     tuples x;
     int bad;
     uint8_t *agrees = calloc(3, d->judged); /* by sample_kind */
-    uint8_t *revised = agrees + (size_t)REVISED * d->judged, *tilted = agrees + (size_t)TILTED * d->judged;
+    uint8_t *revised, *tilted;
     fitted.prior = fit;
     m->samples = d->judged;
     if (!agrees) return failed("no memory to judge %u samples", d->judged);
+    revised = agrees + (size_t)REVISED * d->judged;
+    tilted = agrees + (size_t)TILTED * d->judged;
     if (tuples_create(&x, m->samples)) {
         free(agrees);
         return -1;
