@@ -22,6 +22,7 @@ typedef struct check_setting {
     uint64_t seed;
     const char *only; /* runs only families whose names contain this; NULL = all */
     int verbose;      /* prints the largest error of every comparison as a share of its bound */
+    int once;         /* plans are compared, their laws left out: instruments slow a run a thousandfold */
     int plain;        /* a backend of plain loops: it has no tiles, and would take minutes for many rows */
     side reference, tested[TESTED_SIDES];
 } check_setting;

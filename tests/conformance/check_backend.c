@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--verbose]
+ * check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--once] [--verbose]
  *
  * Compares a backend with the reference, one line for each family of operations: see check.h. With --op only families
  * whose names contain NAME; with --verbose errors as shares of their bounds. The seed changes all random data; failures
- * print it. A precision that the backend does not offer on this machine is skipped.
+ * print it. With --once no plan runs again with other splits, threads or neighbours: a tenth of the runs, for
+ * `compute-sanitizer --tool racecheck`. A precision that the backend does not offer on this machine is skipped.
  */
 #include "check.h"
 
@@ -12,7 +13,8 @@ check_setting setting = {.backend = "reference", .precision = MMEBM_PRECISION_F3
 
 static int usage(void)
 {
-    printf("usage: check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--verbose]\n");
+    printf("usage: check_backend --backend NAME [--precision f32|bf16|tf32] [--seed N] [--op NAME] [--once]"
+           " [--verbose]\n");
     return EXIT_FAILURE;
 }
 
@@ -31,10 +33,9 @@ static int read_options(int count, char **words)
 {
     for (int k = 1; k < count; ++k) {
         const char *value = k + 1 < count ? words[k + 1] : NULL;
-        if (!strcmp(words[k], "--verbose")) {
-            setting.verbose = 1;
-            continue;
-        }
+        setting.verbose |= !strcmp(words[k], "--verbose");
+        setting.once |= !strcmp(words[k], "--once");
+        if (!strcmp(words[k], "--verbose") || !strcmp(words[k], "--once")) continue;
         if (!value) return 0;
         if (!strcmp(words[k], "--backend"))
             setting.backend = value;
