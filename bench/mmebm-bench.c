@@ -145,11 +145,12 @@ static void call_langevin_prior(bench *b)
     check(b, "options", mmebm_langevin_z_options_init(&options));
     options.n_steps = b->setting->steps;
     options.seed = b->seed++;
+    options.prior_temperature = 20.0f;
     z.rank = 2;
     z.shape[0] = b->setting->batch;
     z.shape[1] = mmebm_model_latent_size(b->model);
     copy(b, b->latent, b->latent_start, b->latent_count);
-    check(b, "langevin_prior", mmebm_sampler_langevin_prior(b->sampler, &options, 20.0f, &z, NULL));
+    check(b, "langevin_prior", mmebm_sampler_langevin_prior(b->sampler, &options, &z, NULL));
     check(b, "synchronize", mmebm_context_synchronize(b->context));
 }
 

@@ -446,7 +446,8 @@ enum { MMEBM_ALL_MODALITIES = 0 };
 
 /* One struct for both chains. The update of a state v with energy E(v) is
  *     v <- v - (l^2 / 2) dE/dv + n xi,   xi ~ N(0, I)
- * with E = U (langevin_x, Eqn 3) or E = sum_{i in O} NLL_i(x_i | z) - log p0(z) (langevin_z, Eqns 8 and 17).
+ * with E = U (langevin_x, Eqn 3) or E = sum_{i in O} NLL_i(x_i | z) - log p0(z) (langevin_z, Eqns 8 and 17), to which
+ * prior_temperature adds U(G(z)) / prior_temperature.
  * It is Langevin dynamics of step s = n^2 / 2 at temperature T = (n / l)^2 (ruling A2). */
 typedef struct mmebm_langevin_options {
     uint32_t struct_size;
@@ -468,6 +469,10 @@ typedef struct mmebm_langevin_options {
     float state_min, state_max; /* x: states are clamped into this range; both 0 (default) = not (ruling A7) */
     uint32_t trajectory_stride; /* steps between stored states, see mmebm_chain_record; default 1 */
     uint32_t reserved;          /* must be 0 */
+    float prior_temperature;    /* z: > 0: p0 is tilted by the energy, exp(-U(G(z)) / prior_temperature) p0(z), towards
+                                   latents whose tuples it finds likely; the lower, the more U counts. 0 (default) = p0
+                                   as it is, as in the paper */
+    uint32_t reserved1;         /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_langevin_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_langevin_x_options_init_sized(mmebm_langevin_options *options, size_t size);
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_langevin_z_options_init_sized(mmebm_langevin_options *options, size_t size);
@@ -493,10 +498,10 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_chain_record_init_sized(mmebm_chain_r
 #define mmebm_chain_record_init(record) mmebm_chain_record_init_sized((record), sizeof *(record))
 
 /* A plan for repeated work on one model: graphs compiled for a largest batch, workspace reserved; its calls take
- * neither host memory from the context's hooks nor device memory, except that langevin_z compiles its energy at the
- * first call with a new observed set (mmebm_sampler_prepare() does so ahead), and langevin_prior at a call with another
- * temperature than the one before. The driver of "cuda" keeps memory of its own for chains that it has seen twice. A
- * sampler sees weight changes of the model at the next call. */
+ * neither host memory from the context's hooks nor device memory, except that chains of latents compile their energy:
+ * langevin_z at the first call with a new observed set (mmebm_sampler_prepare() does so ahead), under a tilted prior
+ * also at one whose prior_temperature is another than the set's last. The driver of "cuda" keeps memory of its own for
+ * chains that it has seen twice. A sampler sees weight changes of the model at the next call. */
 typedef struct mmebm_sampler mmebm_sampler;
 
 typedef struct mmebm_sampler_options {
@@ -511,7 +516,8 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_options_init_sized(mmebm_samp
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_create(mmebm_model *model, const mmebm_sampler_options *options,
                                                          mmebm_sampler **sampler);
 MMEBM_API void mmebm_sampler_destroy(mmebm_sampler **sampler);
-/* Compiles langevin_z for the set `observed` (MMEBM_ALL_MODALITIES = all), if that was not done yet. */
+/* Compiles langevin_z, without prior_temperature, for the set `observed` (MMEBM_ALL_MODALITIES = all), if that was not
+ * done yet. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed);
 /* Bytes the sampler holds. Calls whose observed sets are prepared never take more. */
 MMEBM_API uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler);
@@ -584,16 +590,14 @@ MMEBM_API MMEBM_CHECKED mmebm_status mmebm_latent_mixture_fit(mmebm_context *con
                                                              double *mean_log_density);
 
 /* Revises z [n, D] in place by the energy, seen through the decoders, with nothing given: langevin_z with
- *     E(z) = U(G(z)) / temperature - log p0(z),
- * so that z are draws from the prior as the energy tilts it, towards tuples that it finds likely, and x = G(z) belong
- * together more often than those of p0 do (measured in docs/training.md). temperature > 0: the lower, the more U
- * counts; too low, z run away to where the decoders have learnt nothing. options: n_steps, step_size, noise_scale,
- * drift_clamp, drift_norm_clip, method, seed, first_chain, trajectory_stride; observed and reduction unset; NULL =
- * defaults. record may be NULL; its energy is E(z). */
+ *     E(z) = U(G(z)) / T - log p0(z),  T = options->prior_temperature > 0,
+ * so that z are draws from the prior as the energy tilts it, and x = G(z) belong together more often than those of p0
+ * do (measured in docs/training.md). Too low a T, and z run away to where the decoders have learnt nothing. options:
+ * those of langevin_z (mmebm_langevin_z_options_init()), observed and reduction unset. record may be NULL; its energy
+ * is E(z). */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler,
                                                                  const mmebm_langevin_options *options,
-                                                                 float temperature, mmebm_view *z,
-                                                                 mmebm_chain_record *record);
+                                                                 mmebm_view *z, mmebm_chain_record *record);
 
 typedef struct mmebm_sample_options {
     uint32_t struct_size;
@@ -601,8 +605,8 @@ typedef struct mmebm_sample_options {
     uint64_t seed;                            /* default 0 */
     uint64_t first_chain;                     /* default 0 */
     uint64_t observed;                        /* given: bit i = x_i is given; at least one */
-    const mmebm_langevin_options *langevin_z; /* given: refinement of z (ruling F11); sample: langevin_prior, at
-                                                 `temperature`; NULL = none */
+    const mmebm_langevin_options *langevin_z; /* given: refinement of z (ruling F11); sample: langevin_prior, with a
+                                                 prior_temperature above 0; NULL = none */
     const mmebm_langevin_options *langevin_x; /* revision by the energy; NULL = none: generator means */
     const mmebm_latent_mixture *prior;        /* sample: in place of p0; NULL = p0. given: must be NULL */
     uint32_t all_experts;                     /* given, with langevin_z: 1 = a chain from each given modality's expert,
@@ -613,8 +617,6 @@ typedef struct mmebm_sample_options {
                            averages over all that the given leaves open, nearer to 0 than any latent; what is decoded
                            from further out is sharper. 0 (default) = 1 = as q gives it */
     uint32_t reserved1; /* must be 0 */
-    float temperature;  /* sample, with langevin_z: that of mmebm_sampler_langevin_prior(), above 0; else 0 (default) */
-    uint32_t reserved2; /* must be 0; fills the struct up to a multiple of 8 bytes */
 } mmebm_sample_options;
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sample_options_init_sized(mmebm_sample_options *options, size_t size);
 #define mmebm_sample_options_init(options) mmebm_sample_options_init_sized((options), sizeof *(options))
@@ -701,7 +703,11 @@ typedef struct mmebm_trainer_options {
     float weight_mismatched; /* w in errE + w (mean U(x) - mean U(x_mis)) + p mean U(x_mis)^2, before the division by T:
                                 modality i of x_mis is that of the tuple i rows on in the batch, so that U learns what
                                 belongs together. 0 (default) = none, as in the paper; else batch must be at least 2 */
-    uint32_t reserved2; /* must be 0; fills the struct up to a multiple of 8 bytes */
+    float prior_temperature; /* T of the tilted prior: z_prior ~ p0 is moved by langevin_prior's steps on
+                                U(G(z)) / T - log p0(z) before it is decoded, so that U learns from what
+                                mmebm_sampler_langevin_prior() with this T and these steps makes of it. 0 (default): p0
+                                as it is, as in the paper */
+    mmebm_training_chain langevin_prior; /* used only with prior_temperature; MMEBM_ULA */
 } mmebm_trainer_options;
 
 /* "default": what trains (docs/training.md). "listing1": the paper's Listing 1 as printed (rulings' LISTING1);

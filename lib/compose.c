@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Operations on whole graphs: copy, join (networks of one kind into a model's part), extract (the part that computes
- * some outputs), the posterior's energy, which is an extract of the generator with losses on top, and the tilted
- * prior's, which is the energy on top of the generator:
+ * some outputs), the posterior's energy, which is an extract of the generator with losses on top, and that under a
+ * tilted prior, which has the energy network on top of the generator too:
  *   E(z) = sum_{i in O} NLL_i(x_i | z) - log p0(z)                                      Eqns 8, 17
- *   E(z) = U(G(z)) / T - log p0(z)
+ *   E(z) = U(G(z)) / T + sum_{i in O} NLL_i(x_i | z) - log p0(z)
  * Called by model.c, the sampler and the trainer. All leave their result zeroed when they fail.
  */
 #include <stdio.h>
@@ -264,16 +264,27 @@ static mmebm_status append_prior(const mmebm_model *model, mmebm_graph *graph, m
     return append(model->context, graph, &prior, &graph->inputs[0], 1, term);
 }
 
+/* sum_{i in O} NLL_i(x_i | means[i]) of the modalities in the set, or -1 for none. */
+static mmebm_status append_likelihoods(const mmebm_model *model, uint64_t observed, const mmebm_node *means,
+                                       mmebm_graph *graph, mmebm_node *likelihood)
+{
+    mmebm_node term;
+    *likelihood = -1;
+    for (uint32_t i = 0; i < model->options.n_modalities; ++i) {
+        if (!(observed >> i & 1)) continue;
+        MMEBM_TRY(append_likelihood(model, i, graph, means[i], &term));
+        MMEBM_TRY(append_sum(model->context, graph, term, likelihood));
+    }
+    return MMEBM_OK;
+}
+
 /* Puts the losses on top of the decoders' means, which become inner nodes. */
-static mmebm_status append_energy(const mmebm_model *model, uint32_t count, const uint32_t *observed,
+static mmebm_status append_energy(const mmebm_model *model, uint64_t observed, const mmebm_node *means,
                                   mmebm_graph *graph)
 {
     mmebm_context *context = model->context;
-    mmebm_node likelihood = -1, term, energy;
-    for (uint32_t k = 0; k < count; ++k) {
-        MMEBM_TRY(append_likelihood(model, observed[k], graph, graph->outputs[k], &term));
-        MMEBM_TRY(append_sum(context, graph, term, &likelihood));
-    }
+    mmebm_node likelihood, term, energy;
+    MMEBM_TRY(append_likelihoods(model, observed, means, graph, &likelihood));
     MMEBM_TRY(append_prior(model, graph, &term));
     energy = likelihood;
     MMEBM_TRY(append_sum(context, graph, term, &energy));
@@ -287,6 +298,7 @@ mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed,
     mmebm_context *context = model->context;
     const uint32_t modalities = model->options.n_modalities;
     uint32_t list[MMEBM_MAX_MODALITIES], count = 0;
+    mmebm_node means[MMEBM_MAX_MODALITIES];
     memset(posterior, 0, sizeof *posterior);
     for (uint32_t i = 0; i < modalities; ++i)
         if (observed >> i & 1) list[count++] = i;
@@ -294,19 +306,19 @@ mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed,
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "the observed set is %#llx, wanted at least one of modalities 0 "
                            "to %u", (unsigned long long)observed, (unsigned)modalities - 1);
     MMEBM_TRY(mmebm__graph_extract(context, &model->parts[MMEBM_PART_GENERATOR].graph, count, list, posterior));
-    const mmebm_status status = append_energy(model, count, list, posterior);
+    for (uint32_t k = 0; k < count; ++k) means[list[k]] = posterior->outputs[k];
+    const mmebm_status status = append_energy(model, observed, means, posterior);
     if (status != MMEBM_OK) mmebm__graph_free(context, posterior);
     return status;
 }
 
-/* ---- the tilted prior */
+/* ---- the same under a tilted prior */
 
 /* The layers of both, the generator's means in place of the energy's inputs, which have their shapes; map has room for
  * either's layers. `u` is the energy. */
 static void stack_layers(const mmebm_graph *generator, const mmebm_graph *energy, int32_t *map, mmebm_graph *stack,
-                         mmebm_node *u)
+                         mmebm_node *means, mmebm_node *u)
 {
-    mmebm_node means[MMEBM_MAX_MODALITIES];
     for (uint32_t i = 0; i < generator->layer_count; ++i) move_layer(stack, generator, i, 0, map);
     for (uint32_t o = 0; o < generator->output_count; ++o) means[o] = map[generator->outputs[o]];
     add_tensors(stack, generator);
@@ -318,27 +330,32 @@ static void stack_layers(const mmebm_graph *generator, const mmebm_graph *energy
     *u = map[energy->outputs[0]];
 }
 
-static mmebm_status append_tilt(const mmebm_model *model, mmebm_node u, float temperature, mmebm_graph *tilted)
+static mmebm_status append_tilt(const mmebm_model *model, uint64_t observed, float temperature,
+                                const mmebm_node *means, mmebm_node u, mmebm_graph *tilted)
 {
+    mmebm_context *context = model->context;
     const mmebm_layer sum = {.kind = MMEBM_LAYER_ADD, .alpha = 1.0f / temperature, .beta = 1.0f};
-    mmebm_node prior, energy;
+    mmebm_node likelihood, prior, energy;
+    MMEBM_TRY(append_likelihoods(model, observed, means, tilted, &likelihood));
     MMEBM_TRY(append_prior(model, tilted, &prior));
-    MMEBM_TRY(append(model->context, tilted, &sum, (const mmebm_node[]){u, prior}, 2, &energy));
-    return mmebm__graph_output(model->context, tilted, "tilted prior", energy);
+    MMEBM_TRY(append_sum(context, tilted, prior, &likelihood));
+    MMEBM_TRY(append(context, tilted, &sum, (const mmebm_node[]){u, likelihood}, 2, &energy));
+    return mmebm__graph_output(context, tilted, "tilted posterior", energy);
 }
 
-mmebm_status mmebm__graph_tilted(const mmebm_model *model, float temperature, mmebm_graph *tilted)
+mmebm_status mmebm__graph_tilted(const mmebm_model *model, uint64_t observed, float temperature, mmebm_graph *tilted)
 {
     mmebm_context *context = model->context;
     const mmebm_graph *generator = &model->parts[MMEBM_PART_GENERATOR].graph;
     const mmebm_graph *energy = &model->parts[MMEBM_PART_ENERGY].graph, *const both[] = {generator, energy};
     const mmebm_graph counts = joined_counts(2, both, 0);
     const size_t layers = generator->layer_count + (size_t)energy->layer_count;
-    mmebm_node u;
+    mmebm_node means[MMEBM_MAX_MODALITIES], u;
     MMEBM_TRY(allocate_graph(context, &counts, tilted));
     int32_t *map = mmebm__allocate(context, layers * sizeof *map);
-    if (map) stack_layers(generator, energy, map, tilted, &u);
-    const mmebm_status status = map ? append_tilt(model, u, temperature, tilted) : MMEBM_E_MEMORY;
+    if (map) stack_layers(generator, energy, map, tilted, means, &u);
+    const mmebm_status status =
+        map ? append_tilt(model, observed, temperature, means, u, tilted) : MMEBM_E_MEMORY;
     mmebm__free(context, map, layers * sizeof *map);
     if (status != MMEBM_OK) mmebm__graph_free(context, tilted);
     return status;

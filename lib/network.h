@@ -44,9 +44,10 @@ mmebm_status mmebm__graph_extract(mmebm_context *context, const mmebm_graph *gra
  * gradient by the weights Eqn 11 wants. The weights are the generator's. */
 struct mmebm_model;
 mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t observed, mmebm_graph *posterior);
-/* The energy of z under the prior as U tilts it, U(G(z)) / temperature - log p0(z) up to p0's constant. Input: z. The
- * weights are the generator's, then the energy's. */
-mmebm_status mmebm__graph_tilted(const struct mmebm_model *model, float temperature, mmebm_graph *tilted);
+/* The same under the prior as U tilts it: U(G(z)) / temperature + sum_{i in O} NLL_i(x_i | z) - log p0(z), O may be
+ * empty, and it is the one output. The weights are the generator's, then the energy's (joint.h). */
+mmebm_status mmebm__graph_tilted(const struct mmebm_model *model, uint64_t observed, float temperature,
+                                 mmebm_graph *tilted);
 
 /* Draws initial weights for a finished graph (initialise.c); tensor t of the graph draws as chain t. */
 void mmebm__initialise(const mmebm_graph *graph, uint32_t initialiser, uint64_t seed, float *weights);

@@ -33,7 +33,8 @@ enum mmebm_stream {
     MMEBM_STREAM_EXPERT = 161, /* which expert starts a chain */
     MMEBM_STREAM_WEIGHTS = 162,
     MMEBM_STREAM_SPECTRAL = 163,
-    MMEBM_STREAM_COMPONENT = 164 /* of a latent mixture: step 0 which one, step 1 starts a fit */
+    MMEBM_STREAM_COMPONENT = 164, /* of a latent mixture: step 0 which one, step 1 starts a fit */
+    MMEBM_STREAM_TILT = 165       /* a training's langevin_prior */
 };
 
 typedef struct mmebm_philox_block {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Making a sampler: one plan for U with input gradients, one for the generator, one for each encoder, and the device
- * memory of a part. langevin_z's energy depends on the observed set and is compiled for each set once; that of
- * langevin_prior on a temperature (sampler_tilt.c).
+ * memory of a part. The energy of latents depends on the observed set and is compiled for each set once, under a tilted
+ * prior once more for the temperature last asked for.
  */
 #include "sampler.h"
 
@@ -20,8 +20,9 @@ mmebm_status mmebm__observed_set(const mmebm_sampler *sampler, const char *what,
     return MMEBM_OK;
 }
 
-mmebm_status mmebm__sampler_plan(mmebm_sampler *sampler, const mmebm_graph *graph, const mmebm_part *part,
-                                 uint64_t input_gradients, int64_t capacity, mmebm_weighted_plan *plan)
+/* A plan of a graph on the weights of a part, in the sampler's precision. */
+static mmebm_status open_plan(mmebm_sampler *sampler, const mmebm_graph *graph, const mmebm_part *part,
+                              uint64_t input_gradients, int64_t capacity, mmebm_weighted_plan *plan)
 {
     const mmebm_plan_spec spec = {
         .graph = graph,
@@ -32,30 +33,64 @@ mmebm_status mmebm__sampler_plan(mmebm_sampler *sampler, const mmebm_graph *grap
     return mmebm__plan_open(sampler->context, &spec, part, plan);
 }
 
-mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mmebm_posterior **found)
+/* A posterior's graph and plan; *posterior has none. */
+static mmebm_status open_posterior(mmebm_sampler *sampler, float temperature, mmebm_posterior *posterior)
 {
-    for (mmebm_posterior *p = sampler->posteriors; p; p = p->next) {
-        if (p->observed == observed) {
-            *found = p;
-            return MMEBM_OK;
+    const mmebm_model *model = sampler->model;
+    const int64_t chains = sampler->capacity * (posterior->observed ? sampler->modalities : 1);
+    const mmebm_part *part = &model->parts[MMEBM_PART_GENERATOR];
+    if (temperature > 0.0f) {
+        part = &sampler->joint.part;
+        if (!part->weights) MMEBM_TRY(mmebm__joint_open(model, &sampler->joint));
+        MMEBM_TRY(mmebm__graph_tilted(model, posterior->observed, temperature, &posterior->graph));
+    } else {
+        MMEBM_TRY(mmebm__graph_posterior(model, posterior->observed, &posterior->graph));
+    }
+    posterior->temperature = temperature;
+    return open_plan(sampler, &posterior->graph, part, 1, chains, &posterior->plan);
+}
+
+static void close_posterior(mmebm_sampler *sampler, mmebm_posterior *posterior)
+{
+    mmebm__plan_close(sampler->context, &posterior->plan);
+    mmebm__graph_free(sampler->context, &posterior->graph);
+}
+
+/* Where the posterior hangs in the list, or the list's end. */
+static mmebm_posterior **place_of(mmebm_sampler *sampler, uint64_t observed, int tilted)
+{
+    mmebm_posterior **place = &sampler->posteriors;
+    while (*place && ((*place)->observed != observed || ((*place)->temperature > 0.0f) != tilted))
+        place = &(*place)->next;
+    return place;
+}
+
+mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, float temperature,
+                                   mmebm_posterior **found)
+{
+    mmebm_context *context = sampler->context;
+    mmebm_posterior **place = place_of(sampler, observed, temperature > 0.0f);
+    if (*place && (*place)->temperature != temperature) {
+        mmebm_posterior *old = *place;
+        *place = old->next;
+        close_posterior(sampler, old);
+        mmebm__free(context, old, sizeof *old);
+        place = place_of(sampler, observed, temperature > 0.0f);
+    }
+    if (!*place) {
+        mmebm_posterior *posterior = mmebm__allocate(context, sizeof *posterior);
+        if (!posterior) return MMEBM_E_MEMORY;
+        posterior->observed = observed;
+        const mmebm_status status = open_posterior(sampler, temperature, posterior);
+        if (status != MMEBM_OK) {
+            close_posterior(sampler, posterior);
+            mmebm__free(context, posterior, sizeof *posterior);
+            return status;
         }
+        *place = posterior;
     }
-    mmebm_posterior *posterior = mmebm__allocate(sampler->context, sizeof *posterior);
-    if (!posterior) return MMEBM_E_MEMORY;
-    posterior->observed = observed;
-    mmebm_status status = mmebm__graph_posterior(sampler->model, observed, &posterior->graph);
-    if (status == MMEBM_OK)
-        status = mmebm__sampler_plan(sampler, &posterior->graph, &sampler->model->parts[MMEBM_PART_GENERATOR], 1,
-                                     sampler->capacity * sampler->modalities, &posterior->plan);
-    if (status != MMEBM_OK) {
-        mmebm__graph_free(sampler->context, &posterior->graph);
-        mmebm__free(sampler->context, posterior, sizeof *posterior);
-        return status;
-    }
-    posterior->next = sampler->posteriors;
-    sampler->posteriors = posterior;
-    *found = posterior;
-    return MMEBM_OK;
+    *found = *place;
+    return temperature > 0.0f ? mmebm__joint_refresh(sampler->model, &sampler->joint) : MMEBM_OK;
 }
 
 mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed)
@@ -64,7 +99,7 @@ mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed)
     mmebm__clear_error(sampler->context);
     mmebm_posterior *posterior;
     MMEBM_TRY(mmebm__observed_set(sampler, "sampler_prepare", observed, &observed));
-    return mmebm__posterior_find(sampler, observed, &posterior);
+    return mmebm__posterior_find(sampler, observed, 0.0f, &posterior);
 }
 
 static mmebm_status open_plans(mmebm_sampler *sampler)
@@ -72,13 +107,13 @@ static mmebm_status open_plans(mmebm_sampler *sampler)
     const mmebm_part *parts = sampler->model->parts, *energy = &parts[MMEBM_PART_ENERGY];
     const mmebm_part *generator = &parts[MMEBM_PART_GENERATOR], *inference = &parts[MMEBM_PART_INFERENCE];
     const int64_t capacity = sampler->capacity;
-    MMEBM_TRY(mmebm__sampler_plan(sampler, &energy->graph, energy, sampler->all, capacity, &sampler->energy));
-    MMEBM_TRY(mmebm__sampler_plan(sampler, &generator->graph, generator, 0, capacity, &sampler->generator));
+    MMEBM_TRY(open_plan(sampler, &energy->graph, energy, sampler->all, capacity, &sampler->energy));
+    MMEBM_TRY(open_plan(sampler, &generator->graph, generator, 0, capacity, &sampler->generator));
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
         const uint32_t outputs[2] = {2 * i, 2 * i + 1};
         mmebm_graph *graph = &sampler->encoder_graph[i];
         MMEBM_TRY(mmebm__graph_extract(sampler->context, &inference->graph, 2, outputs, graph));
-        MMEBM_TRY(mmebm__sampler_plan(sampler, graph, inference, 0, capacity, &sampler->encoder[i]));
+        MMEBM_TRY(open_plan(sampler, graph, inference, 0, capacity, &sampler->encoder[i]));
     }
     return MMEBM_OK;
 }
@@ -139,8 +174,7 @@ static void close_posteriors(mmebm_sampler *sampler)
     while (sampler->posteriors) {
         mmebm_posterior *posterior = sampler->posteriors;
         sampler->posteriors = posterior->next;
-        mmebm__plan_close(sampler->context, &posterior->plan);
-        mmebm__graph_free(sampler->context, &posterior->graph);
+        close_posterior(sampler, posterior);
         mmebm__free(sampler->context, posterior, sizeof *posterior);
     }
 }
@@ -152,7 +186,7 @@ void mmebm_sampler_destroy(mmebm_sampler **handle)
     mmebm_context *context = sampler->context;
     *handle = NULL;
     close_posteriors(sampler);
-    mmebm__tilt_close(sampler);
+    mmebm__joint_close(context, &sampler->joint);
     mmebm__plan_close(context, &sampler->energy);
     mmebm__plan_close(context, &sampler->generator);
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
@@ -230,7 +264,5 @@ uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler)
         bytes += plan_bytes(sampler, &sampler->encoder[i]);
     for (const mmebm_posterior *p = sampler->posteriors; p; p = p->next)
         bytes += sizeof *p + plan_bytes(sampler, &p->plan);
-    if (sampler->tilt.temperature != 0.0f)
-        bytes += plan_bytes(sampler, &sampler->tilt.plan) + sampler->tilt.part.graph.weight_count * sizeof(float);
-    return bytes;
+    return bytes + sampler->joint.part.graph.weight_count * sizeof(float);
 }

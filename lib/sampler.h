@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * mmebm_sampler: plans and device memory for work on one model. sampler.c makes and prepares it, sampler_evaluate.c
- * holds energy, score, encode and generate, sampler_chain.c the chains, sampler_tilt.c the plan of one of them,
- * sampler_sample.c the draws made of them, sampler_api.c the calls that make a sampler for one use.
+ * holds energy, score, encode and generate, sampler_chain.c the chains, sampler_sample.c the draws made of them,
+ * sampler_api.c the calls that make a sampler for one use.
  *
  * Every call loops over parts of at most `capacity` tuples: upload, work on the device, download.
  */
@@ -10,23 +10,17 @@
 #define MMEBM_SAMPLER_H
 
 #include "chain.h"
+#include "joint.h"
 #include "view.h"
 
-/* langevin_z's energy for one observed set. */
+/* The energy of latents for one observed set: langevin_z's, or with none observed langevin_prior's. */
 typedef struct mmebm_posterior {
     struct mmebm_posterior *next;
     uint64_t observed;
+    float temperature; /* of the energy that tilts the prior; 0 = p0 */
     mmebm_graph graph;
     mmebm_weighted_plan plan;
 } mmebm_posterior;
-
-/* langevin_prior's energy for one temperature. */
-typedef struct mmebm_tilt {
-    float temperature;  /* 0 = there is none yet */
-    mmebm_part part;    /* decoders and energy as one */
-    uint64_t taken[2];  /* revisions of both whose weights those of part are */
-    mmebm_weighted_plan plan;
-} mmebm_tilt;
 
 struct mmebm_sampler {
     mmebm_context *context;
@@ -41,7 +35,7 @@ struct mmebm_sampler {
     mmebm_graph encoder_graph[MMEBM_MAX_MODALITIES];
     mmebm_weighted_plan encoder[MMEBM_MAX_MODALITIES];
     mmebm_posterior *posteriors;
-    mmebm_tilt tilt;
+    mmebm_joint joint; /* weights of posteriors under tilted priors */
     /* device, [capacity, ...] */
     float *x[MMEBM_MAX_MODALITIES], *x_start[MMEBM_MAX_MODALITIES], *x_gradient[MMEBM_MAX_MODALITIES];
     float *mean[MMEBM_MAX_MODALITIES], *raw[MMEBM_MAX_MODALITIES];
@@ -54,15 +48,11 @@ struct mmebm_sampler {
     size_t host_count;
 };
 
-/* A plan of a graph on the weights of a part, in the sampler's precision. */
-mmebm_status mmebm__sampler_plan(mmebm_sampler *sampler, const mmebm_graph *graph, const mmebm_part *part,
-                                 uint64_t input_gradients, int64_t capacity, mmebm_weighted_plan *plan);
 /* The set that a mask means, checked: 0 = all. `what` names the call. */
 mmebm_status mmebm__observed_set(const mmebm_sampler *sampler, const char *what, uint64_t mask, uint64_t *observed);
-mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, mmebm_posterior **posterior);
-/* Makes sampler->tilt that of a temperature, with the present weights. */
-mmebm_status mmebm__tilt_find(mmebm_sampler *sampler, float temperature);
-void mmebm__tilt_close(mmebm_sampler *sampler);
+/* temperature 0 = p0; then something is observed. Of a set's tilted posteriors the last is kept. */
+mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, float temperature,
+                                   mmebm_posterior **posterior);
 
 /* Checks the views of the modalities in mask; all have the same n, which is returned. */
 mmebm_status mmebm__check_tuples(const mmebm_sampler *sampler, const char *what, const mmebm_view *x, uint64_t mask,
@@ -86,15 +76,13 @@ mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm
 mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
                                        mmebm_langevin_options *options);
 mmebm_status mmebm__langevin_prior_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
-                                           float temperature, mmebm_langevin_options *options);
-/* The chains on checked options; the key is set, the states are in x and z. langevin_prior's tilt is found. */
+                                           mmebm_langevin_options *options);
+/* The chains on checked options; the key is set, the states are in x and z. */
 mmebm_status mmebm__langevin_x_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options, int64_t rows,
                                     mmebm_chain_observer observer, void *user);
 mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options,
                                     mmebm_posterior *posterior, uint32_t experts, int64_t rows,
                                     mmebm_chain_observer observer, void *user);
-mmebm_status mmebm__langevin_prior_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options, int64_t rows,
-                                        mmebm_chain_observer observer, void *user);
 mmebm_status mmebm__upload_scales_x(mmebm_sampler *sampler, const mmebm_langevin_options *options);
 mmebm_status mmebm__upload_scales_z(mmebm_sampler *sampler, const mmebm_langevin_options *options);
 

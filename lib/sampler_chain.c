@@ -24,6 +24,7 @@ static mmebm_status check_scale(const mmebm_sampler *sampler, const char *what, 
 
 static mmebm_status check_common(const mmebm_sampler *sampler, const char *what, const mmebm_langevin_options *options)
 {
+    const float temperature = options->prior_temperature;
     if (options->n_steps > MAX_STEPS)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: n_steps is %u, wanted at most %d", what,
                            options->n_steps, MAX_STEPS);
@@ -31,9 +32,14 @@ static mmebm_status check_common(const mmebm_sampler *sampler, const char *what,
     MMEBM_TRY(check_scale(sampler, what, "noise_scale", options->noise_scale, 1));
     MMEBM_TRY(check_scale(sampler, what, "drift_clamp", options->drift_clamp, 1));
     MMEBM_TRY(check_scale(sampler, what, "drift_norm_clip", options->drift_norm_clip, 1));
+    MMEBM_TRY(check_scale(sampler, what, "prior_temperature", temperature, 1));
+    if (temperature > 0.0f && !isfinite(1.0f / temperature))
+        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
+                           "%s: prior_temperature is %g, wanted 0, or more and with a finite inverse", what,
+                           (double)temperature);
     if (options->trajectory_stride < 1)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: trajectory_stride is 0, wanted at least 1", what);
-    return mmebm__reserved_check(sampler->context, what, options->reserved);
+    return mmebm__reserved_check(sampler->context, what, options->reserved | options->reserved1);
 }
 
 mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
@@ -54,6 +60,9 @@ mmebm_status mmebm__langevin_x_options(const mmebm_sampler *sampler, const mmebm
     if (!isfinite(options->state_min) || !isfinite(options->state_max) || options->state_min > options->state_max)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: state range is [%g, %g], wanted finite and rising", what,
                            (double)options->state_min, (double)options->state_max);
+    if (options->prior_temperature != 0.0f)
+        return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: prior_temperature is %g, but no latents are moved; wanted 0",
+                           what, (double)options->prior_temperature);
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
         if (options->step_sizes) MMEBM_TRY(check_scale(sampler, what, "a step size", options->step_sizes[i], 0));
         if (options->noise_scales) MMEBM_TRY(check_scale(sampler, what, "a noise scale", options->noise_scales[i], 1));
@@ -93,14 +102,11 @@ mmebm_status mmebm__langevin_z_options(const mmebm_sampler *sampler, const mmebm
 }
 
 mmebm_status mmebm__langevin_prior_options(const mmebm_sampler *sampler, const mmebm_langevin_options *given,
-                                           float temperature, mmebm_langevin_options *options)
+                                           mmebm_langevin_options *options)
 {
     const char *what = "langevin_prior";
     MMEBM_TRY(latent_options(sampler, what, given, options));
-    MMEBM_TRY(check_scale(sampler, what, "temperature", temperature, 0));
-    if (isfinite(1.0f / temperature)) return MMEBM_OK;
-    return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: temperature is %g, wanted one whose inverse is finite",
-                       what, (double)temperature);
+    return check_scale(sampler, what, "prior_temperature", options->prior_temperature, 0);
 }
 
 static mmebm_status upload_scales(mmebm_sampler *sampler, uint32_t slot, float step_size, float noise_scale)
@@ -159,12 +165,13 @@ mmebm_status mmebm__langevin_x_rows(mmebm_sampler *sampler, const mmebm_langevin
     return mmebm__chain_run(&chain, &rule, rows, rows, observer, user);
 }
 
-/* A chain of latents, without further inputs. */
-static mmebm_chain latent_chain(mmebm_sampler *sampler, mmebm_weighted_plan *plan, int64_t rows)
+mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options,
+                                    mmebm_posterior *posterior, uint32_t experts, int64_t rows,
+                                    mmebm_chain_observer observer, void *user)
 {
     mmebm_chain chain = {
         .context = sampler->context,
-        .plan = plan,
+        .plan = &posterior->plan,
         .input_count = 1,
         .key = sampler->key,
         .energy = sampler->row_energy,
@@ -175,20 +182,12 @@ static mmebm_chain latent_chain(mmebm_sampler *sampler, mmebm_weighted_plan *pla
     };
     chain.inputs[0] = (mmebm_chain_input){
         .value = sampler->z,
-        .period = rows,
+        .period = rows * experts,
         .size = sampler->latent_size,
         .gradient = sampler->z_gradient,
         .scales = sampler->scales + 2 * sampler->modalities,
         .stream = MMEBM_STREAM_Z,
     };
-    return chain;
-}
-
-mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options,
-                                    mmebm_posterior *posterior, uint32_t experts, int64_t rows,
-                                    mmebm_chain_observer observer, void *user)
-{
-    mmebm_chain chain = latent_chain(sampler, &posterior->plan, rows * experts);
     for (uint32_t i = 0; i < sampler->modalities; ++i) {
         if (!(posterior->observed >> i & 1)) continue;
         chain.inputs[chain.input_count++] = (mmebm_chain_input){
@@ -197,14 +196,6 @@ mmebm_status mmebm__langevin_z_rows(mmebm_sampler *sampler, const mmebm_langevin
     const float factor = options->reduction == MMEBM_REDUCE_MEAN ? 1.0f / (float)experts : 1.0f;
     const mmebm_chain_rule rule = rule_of(options, factor);
     return mmebm__chain_run(&chain, &rule, rows * experts, rows, observer, user);
-}
-
-mmebm_status mmebm__langevin_prior_rows(mmebm_sampler *sampler, const mmebm_langevin_options *options, int64_t rows,
-                                        mmebm_chain_observer observer, void *user)
-{
-    const mmebm_chain chain = latent_chain(sampler, &sampler->tilt.plan, rows);
-    const mmebm_chain_rule rule = rule_of(options, 1.0f);
-    return mmebm__chain_run(&chain, &rule, rows, rows, observer, user);
 }
 
 /* ---- records */
@@ -384,7 +375,7 @@ static mmebm_status read_latent_record(const recorder *r, const char *what, mmeb
     return given ? read_record(r->sampler, what, given, r->options, r, rank, shape, record) : MMEBM_OK;
 }
 
-/* A checked call, part by part: langevin_z given x_O, or langevin_prior where posterior is NULL. */
+/* A checked call, part by part; langevin_prior's posterior has nothing observed, and x is NULL. */
 static mmebm_status revise_latents(recorder *r, mmebm_posterior *posterior, const mmebm_view *x, mmebm_view *z,
                                    mmebm_chain_record *given_record)
 {
@@ -395,14 +386,11 @@ static mmebm_status revise_latents(recorder *r, mmebm_posterior *posterior, cons
     MMEBM_TRY(mmebm__upload_scales_z(sampler, options));
     for (r->first = 0; r->first < r->n; r->first += sampler->capacity) {
         r->rows = r->n - r->first < sampler->capacity ? r->n - r->first : sampler->capacity;
-        if (posterior) MMEBM_TRY(mmebm__upload_tuples(sampler, x, options->observed, r->first, r->rows));
+        MMEBM_TRY(mmebm__upload_tuples(sampler, x, posterior->observed, r->first, r->rows));
         MMEBM_TRY(move_latents(r, z, 1));
         MMEBM_TRY(mmebm__set_key(sampler, options->seed, options->first_chain + (uint64_t)r->first));
         if (given_record) MMEBM_TRY(keep_start(r, &sampler->z_start));
-        if (posterior)
-            MMEBM_TRY(mmebm__langevin_z_rows(sampler, options, posterior, (uint32_t)r->experts, r->rows, observer, r));
-        else
-            MMEBM_TRY(mmebm__langevin_prior_rows(sampler, options, r->rows, observer, r));
+        MMEBM_TRY(mmebm__langevin_z_rows(sampler, options, posterior, (uint32_t)r->experts, r->rows, observer, r));
         MMEBM_TRY(move_latents(r, z, 0));
         if (given_record) MMEBM_TRY(record_end(r, &sampler->z_start, &displacement, &acceptance));
     }
@@ -424,17 +412,17 @@ mmebm_status mmebm_sampler_langevin_z(mmebm_sampler *sampler, const mmebm_langev
     recorder r = {sampler, &options, &record, &sampler->z, &sampler->latent_size, 1, experts, n, 0, 0};
     MMEBM_TRY(read_latent_record(&r, "langevin_z", given_record, &record));
     mmebm_posterior *posterior;
-    MMEBM_TRY(mmebm__posterior_find(sampler, options.observed, &posterior));
+    MMEBM_TRY(mmebm__posterior_find(sampler, options.observed, options.prior_temperature, &posterior));
     return revise_latents(&r, posterior, x, z, given_record);
 }
 
 mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler, const mmebm_langevin_options *given,
-                                          float temperature, mmebm_view *z, mmebm_chain_record *given_record)
+                                          mmebm_view *z, mmebm_chain_record *given_record)
 {
     if (!sampler) return MMEBM_E_ARGUMENT;
     mmebm__clear_error(sampler->context);
     mmebm_langevin_options options;
-    MMEBM_TRY(mmebm__langevin_prior_options(sampler, given, temperature, &options));
+    MMEBM_TRY(mmebm__langevin_prior_options(sampler, given, &options));
     if (options.observed || options.reduction != MMEBM_REDUCE_SUM)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
                            "langevin_prior: observed or reduction is set, wanted both unset where nothing is given");
@@ -443,6 +431,7 @@ mmebm_status mmebm_sampler_langevin_prior(mmebm_sampler *sampler, const mmebm_la
     mmebm_chain_record record;
     recorder r = {sampler, &options, &record, &sampler->z, &sampler->latent_size, 1, 1, n, 0, 0};
     MMEBM_TRY(read_latent_record(&r, "langevin_prior", given_record, &record));
-    MMEBM_TRY(mmebm__tilt_find(sampler, temperature));
-    return revise_latents(&r, NULL, NULL, z, given_record);
+    mmebm_posterior *tilted;
+    MMEBM_TRY(mmebm__posterior_find(sampler, 0, options.prior_temperature, &tilted));
+    return revise_latents(&r, tilted, NULL, z, given_record);
 }

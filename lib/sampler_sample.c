@@ -20,21 +20,13 @@ typedef struct sample_plan {
 static mmebm_status read_latent_chain(mmebm_sampler *sampler, const char *what, int with_given, sample_plan *plan)
 {
     const mmebm_sample_options *options = &plan->options;
-    const int tilts = options->langevin_z && !with_given;
-    if (!tilts && options->temperature != 0.0f)
-        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: temperature is %g %s, wanted 0", what,
-                           (double)options->temperature, with_given ? "with modalities given" : "without langevin_z");
-    if (tilts && options->prior)
+    if (!options->langevin_z) return MMEBM_OK;
+    if (options->prior)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
                            "%s: prior and langevin_z are set, wanted one of them, for langevin_prior tilts p0", what);
-    if (!options->langevin_z) return MMEBM_OK;
-    if (tilts) {
-        MMEBM_TRY(mmebm__langevin_prior_options(sampler, options->langevin_z, options->temperature, &plan->z));
-        MMEBM_TRY(mmebm__tilt_find(sampler, options->temperature));
-    } else {
-        MMEBM_TRY(mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z));
-        MMEBM_TRY(mmebm__posterior_find(sampler, options->observed, &plan->posterior));
-    }
+    MMEBM_TRY(with_given ? mmebm__langevin_z_options(sampler, options->langevin_z, &plan->z)
+                         : mmebm__langevin_prior_options(sampler, options->langevin_z, &plan->z));
+    MMEBM_TRY(mmebm__posterior_find(sampler, options->observed, plan->z.prior_temperature, &plan->posterior));
     return mmebm__upload_scales_z(sampler, &plan->z);
 }
 
@@ -58,7 +50,7 @@ static mmebm_status read_options(mmebm_sampler *sampler, const char *what, const
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: guidance is %g, wanted a positive number, or 0 for none",
                            what, (double)options->guidance);
     MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved));
-    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1 | options->reserved2));
+    MMEBM_TRY(mmebm__reserved_check(context, what, options->reserved1));
     if (options->all_experts > 1 || (options->all_experts && !options->langevin_z))
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "%s: all_experts is %u %s langevin_z, wanted 0, or 1 with it",
                            what, options->all_experts, options->langevin_z ? "with" : "without");
@@ -114,7 +106,7 @@ mmebm_status mmebm_sampler_sample(mmebm_sampler *sampler, const mmebm_sample_opt
         const int64_t rows = n - first < sampler->capacity ? n - first : sampler->capacity;
         MMEBM_TRY(draw_prior(sampler, &plan, first, rows));
         if (plan.options.langevin_z)
-            MMEBM_TRY(mmebm__langevin_prior_rows(sampler, &plan.z, rows, NULL, NULL));
+            MMEBM_TRY(mmebm__langevin_z_rows(sampler, &plan.z, plan.posterior, 1, rows, NULL, NULL));
         MMEBM_TRY(generate_and_revise(sampler, &plan, sampler->all, rows));
         MMEBM_TRY(mmebm__download_tuples(sampler, x, sampler->all, first, rows));
     }

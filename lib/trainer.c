@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Algorithm 1 as rulings section K states it. One step:
- *     z_prior ~ p0;  x_rev = langevin_x(G(z_prior));  z_e = langevin_z(q_e(x))             draw
+ *     z_prior ~ p0;  x_rev = langevin_x(G(z_prior));  z_e = langevin_z(q_e(x))                         draw
  *     errG = g_rec mean_b,e sum_i NLL_i(x_i | z_e) + g_smp mean_b sum_i NLL_i(x_rev,i | z_prior)       Eqn 11
  *     errI = -i_t mean_b,e log q(z_e | x) - i_f mean_b log q(z_prior | x_rev)                          Eqn 12
  *     errE = (mean_b U(x) - mean_b U(x_rev) + p (mean U(x)^2 + mean U(x_rev)^2)) / T                   Eqn 10
  *     Adam on generator, inference, energy: all draws were made before any update (ruling D6).
+ * With prior_temperature, z_prior is what langevin_prior makes of a draw from p0.
  * Making and destroying a trainer is in trainer_setup.c.
  */
 #include "trainer.h"
@@ -54,6 +55,26 @@ static mmebm_chain_rule rule_of(const mmebm_training_chain *chain, uint32_t expe
         .method = chain->method,
         .drift = {factor, chain->drift_clamp, chain->drift_norm_clip},
     };
+}
+
+/* prior <- steps of langevin_prior from there, if it is to be tilted. */
+static mmebm_status tilt_prior(mmebm_trainer *t)
+{
+    const int64_t batch = t->options.batch;
+    if (t->options.prior_temperature == 0.0f) return MMEBM_OK;
+    MMEBM_TRY(mmebm__joint_refresh(t->model, &t->joint));
+    const mmebm_chain chain = {
+        .context = t->context,
+        .plan = &t->tilted_plan,
+        .input_count = 1,
+        .inputs[0] = {t->prior, batch, t->model->options.latent_size, t->prior_gradient, t->prior_scales,
+                      MMEBM_STREAM_TILT},
+        .key = t->key,
+        .energy = t->row_value[CHAIN_X],
+        .recorded = 1,
+    };
+    const mmebm_chain_rule rule = rule_of(&t->options.langevin_prior, 1);
+    return mmebm__chain_run(&chain, &rule, batch, batch, NULL, NULL);
 }
 
 /* revised <- generated <- G(z_prior), then k_x steps on it; displacement. */
@@ -386,6 +407,7 @@ static mmebm_status update_inference(mmebm_trainer *t)
 static mmebm_status draw_tuples(mmebm_trainer *t)
 {
     MMEBM_TRY(draw_prior(t));
+    MMEBM_TRY(tilt_prior(t));
     return draw_revised(t);
 }
 
@@ -408,7 +430,8 @@ static mmebm_status device_step(mmebm_trainer *t)
 }
 
 /* ---- recording: every argument of a step is fixed for the trainer's life. At its start the plans of networks that are
- * trained have stale weights, because the step before published new ones, and those of the others have not. */
+ * trained have stale weights, because the step before published new ones, and those of the others have not. The joint
+ * weights are stale where the networks' own plans are. */
 
 static mmebm_status step_calls(void *user)
 {

@@ -9,6 +9,7 @@
 #define MMEBM_TRAINER_H
 
 #include "chain.h"
+#include "joint.h"
 
 enum { MMEBM_USER_STATE_SIZE = 65536 };
 
@@ -94,6 +95,9 @@ struct mmebm_trainer {
     mmebm_optimiser optimisers[MMEBM_PART_COUNT];
     mmebm_graph posterior_graph;
     mmebm_weighted_plan energy_plan, generator_plan, posterior_plan, inference_plan;
+    mmebm_joint joint; /* this and the next two only with prior_temperature */
+    mmebm_graph tilted_graph;
+    mmebm_weighted_plan tilted_plan;
     mmebm_sequence_cache sequences; /* of whole steps */
     /* Steps that are queued and whose results were not fetched: on a backend with mailboxes, up to as many as these. */
     uint32_t pending;
@@ -107,6 +111,7 @@ struct mmebm_trainer {
     float *mean[MMEBM_MAX_MODALITIES], *raw[MMEBM_MAX_MODALITIES];
     float *mean_gradient[MMEBM_MAX_MODALITIES], *raw_gradient[MMEBM_MAX_MODALITIES];
     float *prior, *latent, *gradient_z, *proposal, *proposal_gradient;
+    float *prior_gradient, *prior_scales; /* of the tilted prior's chain: dE/dz; l, n */
     /* [experts * batch]; row_value: one for each branch of a step */
     float *row_value[MMEBM_BRANCHES], *row_other, *energy_z, *proposal_energy, *accepted;
     float *scales;   /* l, n of x; l, n of z (the latter adapted under MALA: checkpointed) */

@@ -74,8 +74,10 @@ static const mmebm_field option_fields[] = {
     FLOAT(guard_energy),
     FLOAT(guard_latent),
     FLOAT(weight_mismatched),
+    FLOAT(prior_temperature),
+    STRUCT(langevin_prior, chain_table),
 };
-static const mmebm_field_table option_table = {option_fields, COUNT(option_fields), 1};
+static const mmebm_field_table option_table = {option_fields, COUNT(option_fields), 3};
 #undef AT
 
 /* stale_<part>: somebody set weights since the last step, so that the masters in the part's state are out of date. */
@@ -107,7 +109,7 @@ static const mmebm_field counter_fields[] = {
 static const mmebm_field_table counter_table = {counter_fields, COUNT(counter_fields), 0};
 
 /* Every member of the public struct is in the tables: another size means that one is missing there. */
-_Static_assert(sizeof(mmebm_trainer_options) == 256, "a new option needs a line in option_fields");
+_Static_assert(sizeof(mmebm_trainer_options) == 288, "a new option needs a line in option_fields");
 _Static_assert(sizeof(mmebm_trainer_counters) == 112, "a new counter needs a line in counter_fields");
 
 /* ---- saving */

@@ -18,6 +18,8 @@ static const mmebm_trainer_options preset_default = {
                    .noise_scale = 0.001f, .drift_clamp = 0.02f},
     .langevin_z = {.n_steps = 20, .method = MMEBM_MALA, .reduction = MMEBM_REDUCE_SUM, .step_size = 0.1f,
                    .noise_scale = 0.1f},
+    .langevin_prior = {.n_steps = 60, .method = MMEBM_ULA, .reduction = MMEBM_REDUCE_SUM, .step_size = 0.07f,
+                       .noise_scale = 0.07f},
     .mala_target = 0.57f,
     .mala_rate = 0.05f,
     .mala_min = 0.002f,
@@ -134,6 +136,18 @@ static mmebm_status check_adam(mmebm_context *context, const mmebm_adam_options 
     return check_ranges(context, fields, sizeof fields / sizeof *fields);
 }
 
+/* Callers of before there was a tilt leave its chain zero. */
+static mmebm_status check_tilt(mmebm_context *context, const mmebm_trainer_options *o)
+{
+    const float t = o->prior_temperature;
+    if (t == 0.0f) return MMEBM_OK;
+    if (!(t > 0.0f && isfinite(t) && isfinite(1.0f / t)))
+        return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                           "trainer options: prior_temperature is %g, wanted 0, or more and with a finite inverse",
+                           (double)t);
+    return check_chain(context, "langevin_prior", &o->langevin_prior, 0);
+}
+
 mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_trainer_options *o)
 {
     if (o->batch < 1 || o->batch > 65536)
@@ -144,7 +158,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
     if (o->stratified > 1)
         return mmebm__fail(context, MMEBM_E_ARGUMENT, "trainer options: stratified is %u, wanted 0 or 1",
                            o->stratified);
-    MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1 | o->reserved2));
+    MMEBM_TRY(mmebm__reserved_check(context, "trainer options", o->reserved | o->reserved1));
     MMEBM_TRY(check_chain(context, "langevin_x", &o->langevin_x, 0));
     MMEBM_TRY(check_chain(context, "langevin_z", &o->langevin_z, 1));
     MMEBM_TRY(check_adam(context, &o->energy));
@@ -153,6 +167,7 @@ mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_tr
     if (o->temperature == 0.0f && o->langevin_x.noise_scale == 0.0f)
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "trainer options: temperature and langevin_x.noise_scale are both 0, wanted one above 0");
+    MMEBM_TRY(check_tilt(context, o));
     if (o->weight_mismatched != 0.0f && o->batch < 2)
         return mmebm__fail(context, MMEBM_E_ARGUMENT,
                            "trainer options: weight_mismatched is %g with batch 1, wanted 0, or a batch of at least 2",

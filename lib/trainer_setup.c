@@ -14,7 +14,7 @@ typedef struct buffer_row {
     float **buffer;
     size_t count;
 } buffer_row;
-enum { MAX_BUFFERS = 10 * MMEBM_MAX_MODALITIES + 24 };
+enum { MAX_BUFFERS = 10 * MMEBM_MAX_MODALITIES + 26 };
 
 static uint32_t list_data_buffers(mmebm_trainer *t, buffer_row *rows)
 {
@@ -46,6 +46,10 @@ static uint32_t list_buffers(mmebm_trainer *t, buffer_row rows[MAX_BUFFERS])
         rows[n++] = (buffer_row){latents[k], chains * size};
     for (size_t k = 0; k < sizeof values / sizeof *values; ++k)
         rows[n++] = (buffer_row){values[k], chains};
+    if (t->options.prior_temperature > 0.0f) {
+        rows[n++] = (buffer_row){&t->prior_gradient, batch * size};
+        rows[n++] = (buffer_row){&t->prior_scales, 2};
+    }
     rows[n++] = (buffer_row){&t->scales, 4};
     rows[n++] = (buffer_row){&t->scales_snapshot[0], 4};
     rows[n++] = (buffer_row){&t->scales_snapshot[1], 4};
@@ -69,14 +73,19 @@ static mmebm_status open_buffers(mmebm_trainer *t)
     t->user_state = mmebm__allocate(t->context, MMEBM_USER_STATE_SIZE);
     if (!t->user_state) return MMEBM_E_MEMORY;
     const mmebm_training_chain *x = &t->options.langevin_x, *z = &t->options.langevin_z;
+    const mmebm_training_chain *prior = &t->options.langevin_prior;
     const float scales[4] = {x->step_size, x->noise_scale, z->step_size, z->noise_scale};
-    return ops->upload(t->context->device, t->scales, scales, sizeof scales);
+    const float prior_scales[2] = {prior->step_size, prior->noise_scale};
+    MMEBM_TRY(ops->upload(t->context->device, t->scales, scales, sizeof scales));
+    if (!t->prior_scales) return MMEBM_OK;
+    return ops->upload(t->context->device, t->prior_scales, prior_scales, sizeof prior_scales);
 }
 
 /* ---- plans */
 
-static mmebm_status open_plan(mmebm_trainer *t, const mmebm_graph *graph, uint32_t part, uint64_t input_gradients,
-                              uint32_t weight_gradient, int64_t capacity, mmebm_weighted_plan *plan)
+static mmebm_status open_plan(mmebm_trainer *t, const mmebm_graph *graph, const mmebm_part *part,
+                              uint64_t input_gradients, uint32_t weight_gradient, int64_t capacity,
+                              mmebm_weighted_plan *plan)
 {
     const mmebm_plan_spec spec = {
         .graph = graph,
@@ -85,21 +94,29 @@ static mmebm_status open_plan(mmebm_trainer *t, const mmebm_graph *graph, uint32
         .input_gradients = input_gradients,
         .capacity = capacity,
     };
-    return mmebm__plan_open(t->context, &spec, &t->model->parts[part], plan);
+    return mmebm__plan_open(t->context, &spec, part, plan);
+}
+
+static mmebm_status open_tilted_plan(mmebm_trainer *t)
+{
+    if (t->options.prior_temperature == 0.0f) return MMEBM_OK;
+    MMEBM_TRY(mmebm__joint_open(t->model, &t->joint));
+    MMEBM_TRY(mmebm__graph_tilted(t->model, 0, t->options.prior_temperature, &t->tilted_graph));
+    return open_plan(t, &t->tilted_graph, &t->joint.part, 1, 0, t->options.batch, &t->tilted_plan);
 }
 
 static mmebm_status open_plans(mmebm_trainer *t)
 {
-    const mmebm_part *parts = t->model->parts;
+    const mmebm_part *energy = &t->model->parts[MMEBM_PART_ENERGY], *inference = &t->model->parts[MMEBM_PART_INFERENCE];
+    const mmebm_part *generator = &t->model->parts[MMEBM_PART_GENERATOR];
     const uint64_t all = ((uint64_t)1 << t->model->options.n_modalities) - 1;
     const int64_t batch = t->options.batch;
     MMEBM_TRY(mmebm__graph_posterior(t->model, all, &t->posterior_graph));
-    MMEBM_TRY(open_plan(t, &parts[MMEBM_PART_ENERGY].graph, MMEBM_PART_ENERGY, all, 1, batch, &t->energy_plan));
-    MMEBM_TRY(
-        open_plan(t, &parts[MMEBM_PART_GENERATOR].graph, MMEBM_PART_GENERATOR, 0, 0, batch, &t->generator_plan));
-    MMEBM_TRY(
-        open_plan(t, &t->posterior_graph, MMEBM_PART_GENERATOR, 1, 1, batch * t->experts, &t->posterior_plan));
-    return open_plan(t, &parts[MMEBM_PART_INFERENCE].graph, MMEBM_PART_INFERENCE, 0, 1, batch, &t->inference_plan);
+    MMEBM_TRY(open_plan(t, &energy->graph, energy, all, 1, batch, &t->energy_plan));
+    MMEBM_TRY(open_plan(t, &generator->graph, generator, 0, 0, batch, &t->generator_plan));
+    MMEBM_TRY(open_plan(t, &t->posterior_graph, generator, 1, 1, batch * t->experts, &t->posterior_plan));
+    MMEBM_TRY(open_plan(t, &inference->graph, inference, 0, 1, batch, &t->inference_plan));
+    return open_tilted_plan(t);
 }
 
 static mmebm_status open_optimisers(mmebm_trainer *t)
@@ -130,10 +147,13 @@ void mmebm_trainer_destroy(mmebm_trainer **handle)
     mmebm__sequence_close(context, &t->sequences);
     for (uint32_t k = 0; k < MMEBM_STEPS_UNDER_WAY; ++k)
         if (t->mail[k]) context->ops->mailbox_destroy(t->mail[k]);
-    mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan};
+    mmebm_weighted_plan *const plans[] = {&t->energy_plan, &t->generator_plan, &t->posterior_plan, &t->inference_plan,
+                                          &t->tilted_plan};
     for (size_t i = 0; i < sizeof plans / sizeof *plans; ++i)
         mmebm__plan_close(context, plans[i]);
     mmebm__graph_free(context, &t->posterior_graph);
+    mmebm__graph_free(context, &t->tilted_graph);
+    mmebm__joint_close(context, &t->joint);
     buffer_row rows[MAX_BUFFERS];
     const uint32_t count = list_buffers(t, rows);
     for (uint32_t i = 0; i < count; ++i)

@@ -29,7 +29,8 @@ static uint32_t at_most(uint32_t wanted, uint32_t there)
 
 /* ---- drawing */
 
-int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x)
+int draw_given(const drawing *d, uint64_t observed, const mmebm_langevin_options *chain, uint64_t first_chain,
+               tuples *x)
 {
     mmebm_sample_options o;
     mmebm_status status = mmebm_sample_options_init(&o);
@@ -38,7 +39,7 @@ int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_c
     o.observed = observed;
     o.start = MMEBM_START_AVERAGE; /* half of the draws from an expert show another digit (docs/training.md) */
     o.guidance = d->guidance;
-    o.langevin_z = refine ? &d->chain_z : NULL;
+    o.langevin_z = chain;
     if (status == MMEBM_OK) status = mmebm_sampler_sample_given(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "filling in what is missing");
 }
@@ -50,10 +51,7 @@ int draw_samples(const drawing *d, sample_kind kind, uint64_t first_chain, tuple
     o.seed = d->seed;
     o.first_chain = first_chain;
     o.langevin_x = kind == REVISED ? &d->chain_x : NULL;
-    if (kind == TILTED) {
-        o.langevin_z = &d->chain_prior;
-        o.temperature = d->temperature;
-    }
+    o.langevin_z = kind == TILTED ? &d->chain_prior : NULL;
     o.prior = d->prior;
     if (status == MMEBM_OK) status = mmebm_sampler_sample(d->sampler, &o, x->view);
     return status == MMEBM_OK ? 0 : library_failed(d->context, status, "drawing samples");
@@ -198,7 +196,7 @@ static conditional conditional_of(const tally *t)
 
 /* For each modality m: given only m, or all but m; reads those that were filled in. */
 static int judge_filled_in(const drawing *d, const judges *panel, const polymnist_set *test, uint32_t count,
-                           int from_one, int refine, conditional *result)
+                           int from_one, const mmebm_langevin_options *chain, conditional *result)
 {
     const uint64_t all = (UINT64_C(1) << MODALITIES) - 1;
     tally t = {.finite = 1};
@@ -216,7 +214,7 @@ static int judge_filled_in(const drawing *d, const judges *panel, const polymnis
         for (uint32_t m = 0; m < MODALITIES && !bad; ++m) {
             const uint64_t observed = from_one ? UINT64_C(1) << m : all ^ UINT64_C(1) << m;
             tuples_copy(&filled, &real);
-            bad = draw_given(d, observed, refine, (uint64_t)m << 32 | first, &filled);
+            bad = draw_given(d, observed, chain, (uint64_t)m << 32 | first, &filled);
             for (uint32_t k = 0; k < MODALITIES && !bad; ++k)
                 if (!(observed >> k & 1)) bad = tally_picture(d, panel, k, &filled, test->labels + first, &t);
         }
@@ -231,14 +229,19 @@ static int judge_filled_in(const drawing *d, const judges *panel, const polymnis
 int measure_conditional(const drawing *d, const judges *panel, const polymnist_set *test, measures *m)
 {
     const uint32_t count = at_most(d->judged * 2 / 5, test->count);
+    mmebm_langevin_options tilted = d->chain_z;
     drawing plain = *d;
     plain.guidance = 1;
-    if (judge_filled_in(d, panel, test, count, 1, 0, &m->given_one) ||
-        judge_filled_in(&plain, panel, test, count, 1, 0, &m->unguided) ||
-        judge_filled_in(d, panel, test, count, 0, 0, &m->given_four))
+    tilted.prior_temperature = d->chain_prior.prior_temperature;
+    if (judge_filled_in(d, panel, test, count, 1, NULL, &m->given_one) ||
+        judge_filled_in(&plain, panel, test, count, 1, NULL, &m->unguided) ||
+        judge_filled_in(d, panel, test, count, 0, NULL, &m->given_four))
         return -1;
     if (interrupt_came()) return 0;
-    return judge_filled_in(d, panel, test, count, 0, 1, &m->refined);
+    return judge_filled_in(d, panel, test, count, 0, &d->chain_z, &m->refined) ||
+                   judge_filled_in(d, panel, test, count, 0, &tilted, &m->tilted_refined)
+               ? -1
+               : 0;
 }
 
 /* Five pictures of five different digits, each modality's from another test tuple. */

@@ -10,7 +10,6 @@ typedef struct drawing {
     mmebm_sampler *sampler;
     uint32_t latent_size;
     mmebm_langevin_options chain_x, chain_z, chain_prior;
-    float temperature; /* of chain_prior */
     const mmebm_latent_mixture *prior; /* in place of p0; NULL = p0 */
     uint64_t seed;
     float guidance; /* of fillings-in: z starts at so many times an expert's mean */
@@ -39,6 +38,7 @@ typedef struct measures {
     conditional unguided;   /* the same from the mean itself */
     conditional given_four; /* from the average of their experts' means, guided; the fifth is read */
     conditional refined;    /* the same after langevin_z */
+    conditional tilted_refined; /* the same under a prior that the energy tilts, as chain_prior's */
     double energy_real, energy_shuffled; /* means */
     double ranked_right; /* share of real tuples below the energy of their shuffled ones; chance 0.5 */
     int energies_valid;
@@ -55,9 +55,10 @@ int measure_energies(const drawing *d, const polymnist_set *test, measures *m);
  * that come without their l. Every modality of some test tuples is given; no digit is looked at. 0 or -1. */
 int adapt_step_size(drawing *d, const polymnist_set *test, double target);
 
-/* Fills in what `observed` leaves out, from the average of the given experts' means, guided, and after langevin_z if
- * `refine`. 0 or -1. */
-int draw_given(const drawing *d, uint64_t observed, int refine, uint64_t first_chain, tuples *x);
+/* Fills in what `observed` leaves out, from the average of the given experts' means, guided, and after langevin_z
+ * unless `chain` is NULL. 0 or -1. */
+int draw_given(const drawing *d, uint64_t observed, const mmebm_langevin_options *chain, uint64_t first_chain,
+               tuples *x);
 /* Generator means of draws from the prior, REVISED by langevin_x afterwards or TILTED by langevin_prior before: of the
  * same chains the same tuples. 0 or -1. */
 typedef enum sample_kind { PLAIN, REVISED, TILTED } sample_kind;

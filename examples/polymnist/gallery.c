@@ -91,7 +91,7 @@ static int write_given(const drawing *d, const tuples *real, tuples *drawn, uint
     if (tuples_create(&all, SHOWN)) return -1;
     for (uint32_t kind = 0; kind < MODALITIES && !bad; ++kind) { /* all columns of one kind by one call */
         tuples_copy(drawn, real);
-        bad = draw_given(d, given_in_column(kind, count), 0, 0, drawn);
+        bad = draw_given(d, given_in_column(kind, count), NULL, 0, drawn);
         for (uint32_t i = kind; i < SHOWN && !bad; i += MODALITIES) {
             given[i] = given_in_column(i, count);
             for (uint32_t m = 0; m < MODALITIES; ++m)
@@ -137,7 +137,7 @@ static int run_latents(const drawing *d, mmebm_langevin_options chain, const tup
         record.trajectory = &trajectory;
         if (status == MMEBM_OK)
             status = real ? mmebm_sampler_langevin_z(d->sampler, &chain, x, &z, &record)
-                          : mmebm_sampler_langevin_prior(d->sampler, &chain, d->temperature, &z, &record);
+                          : mmebm_sampler_langevin_prior(d->sampler, &chain, &z, &record);
         many[1] = latent_size; /* the frames as so many latents */
         if (status == MMEBM_OK) status = mmebm_view_init(&z, path, 2, many);
         if (status == MMEBM_OK) status = mmebm_sampler_generate(d->sampler, &z, frames->view);

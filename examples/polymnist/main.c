@@ -42,8 +42,6 @@ typedef struct program {
 
 enum { FAILED = -1, FINISHED = 0, STOPPED = 1 };
 enum { CAPACITY = 200 }; /* tuples drawn at once: a GPU wants many, a processor does not mind */
-/* l and n of langevin_prior: docs/training.md, "A prior that the energy tilts" */
-static const float PRIOR_STEP_SIZE = 0.07f;
 
 /* The title of the table says which kind of run the folder holds, so that one is not taken for the other. */
 static const char trained_here[] = "Weights trained here:", trained_before[] = "Weights of";
@@ -120,23 +118,28 @@ static mmebm_status set_chain_z(program *p, const mmebm_trainer_options *setting
     return status;
 }
 
+static mmebm_status set_chain_prior(program *p, const mmebm_trainer_options *settings)
+{
+    const mmebm_status status = settings_chain_prior(settings, &p->draw.chain_prior);
+    if (p->given.prior_steps) p->draw.chain_prior.n_steps = p->given.prior_steps;
+    if (p->given.temperature > 0) p->draw.chain_prior.prior_temperature = (float)p->given.temperature;
+    return status;
+}
+
 /* p->model is there. step_size: of langevin_z */
 static int prepare_drawing(program *p, const mmebm_trainer_options *settings, double step_size)
 {
     mmebm_sampler_options o;
     mmebm_status status;
     p->draw = (drawing){.context = p->context, .latent_size = mmebm_model_latent_size(p->model), .seed = p->given.seed,
-                        .guidance = (float)p->given.guidance, .temperature = (float)p->given.temperature,
-                        .judged = p->given.judged};
+                        .guidance = (float)p->given.guidance, .judged = p->given.judged};
     status = mmebm_sampler_options_init(&o);
     o.capacity = CAPACITY;
     o.precision = p->given.precision;
     if (status == MMEBM_OK) status = mmebm_sampler_create(p->model, &o, &p->draw.sampler);
     if (status == MMEBM_OK) status = settings_chain_x(settings, &p->draw.chain_x);
     if (status == MMEBM_OK) status = set_chain_z(p, settings, step_size);
-    if (status == MMEBM_OK) status = mmebm_langevin_z_options_init(&p->draw.chain_prior);
-    p->draw.chain_prior.n_steps = p->given.prior_steps;
-    p->draw.chain_prior.step_size = p->draw.chain_prior.noise_scale = PRIOR_STEP_SIZE;
+    if (status == MMEBM_OK) status = set_chain_prior(p, settings);
     return status == MMEBM_OK ? 0 : library_failed(p->context, status, "preparing to draw");
 }
 
@@ -164,11 +167,10 @@ static int adapt_chain_z(program *p, const mmebm_trainer_options *settings)
     return adapt_step_size(&p->draw, &p->test, settings->mala_target);
 }
 
-/* After that langevin_z wants another l. 0 or -1. */
-static int whiten(program *p, const mmebm_trainer_options *settings)
+/* Renames latents if asked, and finds the l of langevin_z that suits them. 0 or -1. */
+static int settle_latents(program *p, const mmebm_trainer_options *settings)
 {
-    if (!p->given.whiten) return 0;
-    if (whiten_latents(p->context, p->model, p->draw.sampler, &p->fitted_to)) return -1;
+    if (p->given.whiten && whiten_latents(p->context, p->model, p->draw.sampler, &p->fitted_to)) return -1;
     return adapt_chain_z(p, settings);
 }
 
@@ -187,7 +189,7 @@ static int load_weights(program *p)
     note("Weights of %s", o->model);
     if (o->energy && energy_take(p->context, p->model, o->energy)) return -1;
     if (settings_make(o, 1, &settings) || prepare_drawing(p, &settings, step_size)) return -1;
-    if (o->whiten ? whiten(p, &settings) : adapt_chain_z(p, &settings)) return -1;
+    if (settle_latents(p, &settings)) return -1;
     return (o->whiten || o->energy) && save_model(p) ? -1 : 0;
 }
 
@@ -202,7 +204,7 @@ static int take_average(program *p)
     if (!p->draw.sampler && prepare_drawing(p, &state->settings, step_size)) return -1;
     status = set_chain_z(p, &state->settings, step_size);
     if (status != MMEBM_OK) return library_failed(p->context, status, "preparing to draw");
-    return whiten(p, &state->settings) || save_model(p) ? -1 : 0;
+    return settle_latents(p, &state->settings) || save_model(p) ? -1 : 0;
 }
 
 static int write_mark(program *p)

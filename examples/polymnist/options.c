@@ -43,7 +43,8 @@ static const option_row rows[] = {
     ROW("--judge", ALWAYS, U32, judged, 10, 1e5,
         "N  samples to judge, and 2/5 as many test tuples to fill in (1000)"),
     ROW("--preset", ALWAYS, TEXT, preset, 0, 0,
-        "NAME  networks and settings: polymnist (the paper's), polymnist-small or polymnist-long (with --train)"),
+        "NAME  networks and settings: polymnist (the paper's), polymnist-small, polymnist-long; polymnist-energy: the\n"
+        "                     energy of --model FILE alone learns, to tilt its prior by (with --train)"),
     ROW("--set", ALWAYS, LIST, set, 0, 0,
         "NAME=VALUE  another setting of the training and its chains (names below); repeatable"),
     ROW("--whiten", ALWAYS, FLAG, whiten, 0, 0,
@@ -51,7 +52,7 @@ static const option_row rows[] = {
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
     ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (30)"),
     ROW("--temperature", ALWAYS, REAL, temperature, 1e-3, 1e9,
-        "X  of the energy in langevin_prior, which tilts the prior (20)"),
+        "X  of the energy where it tilts the prior: langevin_prior, langevin_z (as trained, else 20)"),
     ROW("--prior-steps", ALWAYS, U32, prior_steps, 1, 1e6, "N  steps of langevin_prior (60)"),
     ROW("--guidance", ALWAYS, REAL, guidance, 1e-3, 1e3,
         "X  when filling in, z starts at X times the experts' mean (2)"),
@@ -60,8 +61,6 @@ static const option_row rows[] = {
     ROW("--resume", TRAINING, FLAG, resume, 0, 0, "go on with the run in --out, or fail; else: go on if there is one"),
     ROW("--measure-every", TRAINING, REAL, measure_every, 0, 1e6,
         "N  every N seconds of training save the model and add a line to measures.tsv; 0 = at the end (0)"),
-    ROW("--decoded", TRAINING, FLAG, decoded, 0, 0,
-        "an energy to tilt by: learns from decoded tuples; wants --model, and decoders and encoders of rate 0"),
     ROW("--save-bf16", ALWAYS, FLAG, save_bf16, 0, 0, "store saved weights in bf16"),
     ROW("--batch", TRAINING, U32, batch, 1, 4096, "N  tuples of a step (polymnist and -long 128, -small 32)"),
     ROW("--latent", TRAINING, U32, latent, 1, 1024, "N  size of z (polymnist 32, others 20)"),
@@ -153,11 +152,11 @@ static int complete(options *o, const char *training_word)
     if (!o->mnist) o->mnist = o->data;
     if (!o->preset) o->preset = "polymnist-small";
     if (!o->judged) o->judged = 1000;
-    if (o->train) o->whiten = 1;
     if (!o->train && !*o->model) snprintf(o->model, sizeof o->model, "%s/model.safetensors", o->data);
     if (settings_complete(o) || settings_make(o, 1, &settings)) return -1; /* says now what is wrong with --set */
-    if (o->decoded && (!*o->model || settings.generator.rate > 0 || settings.inference.rate > 0))
-        return failed("--decoded wants --model FILE, --set generator.rate=0 and --set inference.rate=0");
+    if (o->train && o->decoded && (!*o->model || settings.generator.rate > 0 || settings.inference.rate > 0))
+        return failed("--preset polymnist-energy wants --model FILE, whose decoders and encoders stay as they are");
+    if (o->train) o->whiten = !o->decoded;
     return 0;
 }
 
@@ -173,7 +172,7 @@ int options_parse(int count, char **words, options *o)
 {
     const char *training_word = NULL;
     *o = (options){.data = "examples/data", .out = "demo-out", .backend = "auto", .precision = MMEBM_PRECISION_AUTO,
-                   .seconds = 330, .guidance = 2, .temperature = 20, .prior_steps = 60};
+                   .seconds = 330, .guidance = 2};
     for (int i = 1; i < count; ++i) {
         const option_row *row;
         if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {

@@ -23,8 +23,8 @@ typedef struct options {
     uint32_t z_steps;    /* of langevin_z when filling in; 0 = as many as settings.c says */
     double z_step;       /* of langevin_z when drawing; 0 = as trained, or adapted */
     double guidance;     /* when filling in */
-    double temperature;  /* of langevin_prior */
-    uint32_t prior_steps;
+    double temperature;  /* of the energy that tilts the prior; 0 = as settings.c says */
+    uint32_t prior_steps; /* of langevin_prior when drawing; likewise */
 
     uint32_t train;      /* 1: train; 0: show the weights in `model` */
     char model[1024];    /* path of trained weights, where not training */
@@ -35,7 +35,7 @@ typedef struct options {
     uint32_t batch, nf, nef, stem, hidden, latent; /* those of the preset unless given */
     double likelihood_scale;                       /* 0 = the library's */
     double measure_every; /* seconds of training between measures; 0 = only at the end */
-    uint32_t decoded;     /* 1: learns from what the model makes of tuples (feeder.h) */
+    uint32_t decoded;     /* of the preset: 1: the energy learns from what the model makes of tuples (feeder.h) */
     uint32_t save_bf16;   /* 1: the model's weights are stored in bf16 */
     uint32_t resume;      /* 1: go on with the run in `out`, which must be there */
 } options;

@@ -16,11 +16,15 @@
 
 enum {
     CHANGES_MAX = 16,
-    REFINEMENT_STEPS = 30 /* of langevin_z when filling in (ruling F9) */
+    REFINEMENT_STEPS = 30, /* of langevin_z when filling in (ruling F9) */
+    PRIOR_STEPS = 60       /* of langevin_prior when drawing */
 };
+
+static const float PRIOR_TEMPERATURE = 20; /* of an energy that learnt without (docs/training.md) */
 
 typedef struct preset_row {
     const char *name, *networks; /* the library's preset */
+    int decoded; /* only the energy learns, from what the other networks make of tuples */
     uint32_t batch, nf, nef, stem, hidden, latent;
     double likelihood_scale; /* 0 = the library's */
     const char *change[CHANGES_MAX]; /* as --set takes them, up to the first NULL */
@@ -28,21 +32,25 @@ typedef struct preset_row {
 
 #define SHORT_CHAINS "langevin_x.n_steps=5", "langevin_z.n_steps=4", "mala_max=0.3", "energy.rate=3e-5"
 static const preset_row presets[] = {
-    {"polymnist", "polymnist", 128, 32, 64, 16, 128, 32, 0, {NULL}},
+    {"polymnist", "polymnist", 0, 128, 32, 64, 16, 128, 32, 0, {NULL}},
     /* high rates: it has minutes on a processor (docs/training.md, "On a CPU") */
-    {"polymnist-small", "polymnist-small", 32, 32, 32, 8, 256, 20, 0,
+    {"polymnist-small", "polymnist-small", 0, 32, 32, 32, 8, 256, 20, 0,
      {SHORT_CHAINS, "generator.rate=0.002", "inference.rate=0.001", "ema=0.99"}},
     /* tens of thousands of steps, on a GPU (docs/training.md, "On a GPU") */
-    {"polymnist-long", "polymnist-small", 128, 48, 32, 8, 256, 20, 0.5,
+    {"polymnist-long", "polymnist-small", 0, 128, 48, 32, 8, 256, 20, 0.5,
      {SHORT_CHAINS, "stratified=1", "langevin_z.n_steps=12", "mala_target=0.35", "generator.rate=5e-4",
       "inference.rate=2e-4", "weight_inference_revised=0.25", "energy_penalty=3e-5", "guard_energy=20000"}},
+    /* of a trained model (docs/training.md, "An energy that learns to tilt") */
+    {"polymnist-energy", "polymnist-small", 1, 32, 48, 32, 8, 256, 20, 0.5,
+     {"generator.rate=0", "inference.rate=0", "energy.rate=3e-4", "langevin_x.n_steps=0", "prior_temperature=20",
+      "langevin_prior.n_steps=30", "ema=0.99", "guard_energy=20000"}},
 };
 
 static const preset_row *preset_of(const char *name)
 {
     for (size_t i = 0; i < sizeof presets / sizeof *presets; ++i)
         if (strcmp(name, presets[i].name) == 0) return &presets[i];
-    failed("--preset is polymnist, polymnist-small or polymnist-long, not '%s'", name);
+    failed("--preset is polymnist, polymnist-small, polymnist-long or polymnist-energy, not '%s'", name);
     return NULL;
 }
 
@@ -62,6 +70,7 @@ int settings_complete(options *o)
     if (!o->hidden) o->hidden = row->hidden;
     if (!o->latent) o->latent = row->latent;
     if (o->likelihood_scale == 0) o->likelihood_scale = row->likelihood_scale;
+    o->decoded = (uint32_t)row->decoded;
     return 0;
 }
 
@@ -87,6 +96,8 @@ static const field fields[] = {
     WHOLE(stratified),
     CHAIN(langevin_x),
     CHAIN(langevin_z),
+    CHAIN(langevin_prior),
+    REAL(prior_temperature),
     REAL(mala_target),
     REAL(mala_rate),
     REAL(mala_min),
@@ -194,6 +205,19 @@ mmebm_status settings_chain_z(const mmebm_trainer_options *s, double step_size, 
     chain->drift_norm_clip = trained->drift_norm_clip;
     chain->step_size = trained->method == MMEBM_MALA ? (float)step_size : trained->step_size;
     chain->noise_scale = trained->method == MMEBM_MALA ? chain->step_size : trained->noise_scale;
+    return status;
+}
+
+mmebm_status settings_chain_prior(const mmebm_trainer_options *s, mmebm_langevin_options *chain)
+{
+    const mmebm_training_chain *trained = &s->langevin_prior;
+    const mmebm_status status = mmebm_langevin_z_options_init(chain);
+    chain->n_steps = PRIOR_STEPS;
+    chain->step_size = trained->step_size;
+    chain->noise_scale = trained->noise_scale;
+    chain->drift_clamp = trained->drift_clamp;
+    chain->drift_norm_clip = trained->drift_norm_clip;
+    chain->prior_temperature = s->prior_temperature > 0 ? s->prior_temperature : PRIOR_TEMPERATURE;
     return status;
 }
 

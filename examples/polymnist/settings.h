@@ -6,8 +6,8 @@
 
 #include "options.h"
 
-/* Gives the widths, the size of z and the batch that the command line left open (0) the values of the preset. -1 if
- * there is no such preset. */
+/* Gives the widths, the size of z and the batch that the command line left open (0) the values of the preset, and says
+ * what it learns from. -1 if there is no such preset. */
 int settings_complete(options *o);
 
 /* The library's preset for the networks of o->preset, which is known. */
@@ -23,10 +23,12 @@ int settings_set(mmebm_trainer_options *s, const char *assignment);
 const char *settings_difference(const mmebm_trainer_options *a, const mmebm_trainer_options *b, double *in_a,
                                 double *in_b);
 
-/* The chains for drawing: those of the training. langevin_z takes more steps, and step_size as its l under MALA. */
+/* The chains for drawing: those of the training. Those of latents take more steps, langevin_z step_size as its l under
+ * MALA, and langevin_prior a temperature if the training had none. */
 MMEBM_CHECKED mmebm_status settings_chain_x(const mmebm_trainer_options *s, mmebm_langevin_options *chain);
 MMEBM_CHECKED mmebm_status settings_chain_z(const mmebm_trainer_options *s, double step_size,
                                             mmebm_langevin_options *chain);
+MMEBM_CHECKED mmebm_status settings_chain_prior(const mmebm_trainer_options *s, mmebm_langevin_options *chain);
 
 /* All of them into the log file. */
 void settings_log(const mmebm_trainer_options *s);

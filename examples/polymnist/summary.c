@@ -65,6 +65,8 @@ static void print_table(FILE *out, const measures *m, const char *title)
     row_of_conditional(out, "the same, unguided", &m->unguided);
     row_of_conditional(out, "from four given", &m->given_four);
     row_of_conditional(out, "the same, refined", &m->refined);
+    row_of_conditional(out, "refined, prior tilted", &m->tilted_refined);
+    fprintf(out, "  (refined: after langevin_z on the four that are given; tilted: which the energy takes part in.)\n");
     fprintf(out, "\nDoes the energy know what belongs together?  (low = likely; %u tuples of each)\n", m->energies);
     if (m->energies_valid)
         fprintf(out, "  mean U: real %.3f, shuffled %.3f; real lower in %.3f +-%.3f of pairs, chance 0.5\n",

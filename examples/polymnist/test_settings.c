@@ -108,10 +108,12 @@ TEST(contradictions_are_refused)
     CHECK(PARSE(&o, "--train", "--steps", "2.5") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--train", "--measure-every") == OPTIONS_BAD);
     CHECK(PARSE(&o, "--sideways") == OPTIONS_BAD);
-    CHECK(PARSE(&o, "--train", "--decoded") == OPTIONS_BAD); /* by whom? */
-    CHECK(PARSE(&o, "--train", "--decoded", "--model", "m.safetensors", "--set", "generator.rate=0") == OPTIONS_BAD);
-    CHECK(PARSE(&o, "--train", "--decoded", "--model", "m.safetensors", "--set", "generator.rate=0", "--set",
-                "inference.rate=0") == OPTIONS_OK && o.decoded == 1);
+    CHECK(PARSE(&o, "--train", "--preset", "polymnist-energy") == OPTIONS_BAD); /* of what model? */
+    CHECK(PARSE(&o, "--train", "--preset", "polymnist-energy", "--model", "m.safetensors", "--set",
+                "generator.rate=0.1") == OPTIONS_BAD);
+    CHECK(PARSE(&o, "--train", "--preset", "polymnist-energy", "--model", "m.safetensors") == OPTIONS_OK);
+    CHECK(o.decoded == 1 && o.whiten == 0);
+    CHECK(PARSE(&o, "--train") == OPTIONS_OK && o.decoded == 0 && o.whiten == 1);
 }
 
 static int tabs(const char *line)
@@ -138,7 +140,7 @@ TEST(measures_are_a_table)
     fclose(table);
     unlink(path);
     CHECK(count == 3 && strncmp(line[0], "step\tseconds\t", 13) == 0);
-    CHECK(tabs(line[0]) == 25 && tabs(line[1]) == 25 && strcmp(line[1], line[2]) == 0);
+    CHECK(tabs(line[0]) == 27 && tabs(line[1]) == 27 && strcmp(line[1], line[2]) == 0);
     /* no revised samples and nothing from four were valid here */
     CHECK_MSG(strncmp(line[1], "1000\t60.0\t0.2500\t7.50\tnan\tnan\t", 30) == 0, "%s", line[1]);
     CHECK(strstr(line[1], "\t0.5000\t0.0000\tnan\tnan\t") != NULL);

@@ -122,7 +122,7 @@ static int start(const options *o, training *t)
     mmebm_status status;
     if (plan_steps(t, o, &steps)) return -1;
     t->state = (run_state){.magic = STATE_MAGIC, .size = sizeof t->state, .nf = o->nf, .nef = o->nef, .stem = o->stem,
-                           .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count, .decoded = o->decoded,
+                           .hidden = o->hidden, .latent = o->latent, .tuples = t->digits->count,
                            .likelihood_scale = o->likelihood_scale, .steps = steps};
     snprintf(t->state.preset, sizeof t->state.preset, "%s", o->preset);
     history_start(&t->state.curves);
@@ -152,7 +152,6 @@ static int same_run(const options *o, const training *t)
                    {"--seed", (double)s->settings.seed, (double)o->seed},
                    {"--likelihood-scale", s->likelihood_scale, o->likelihood_scale},
                    {"the number of digits", s->tuples, t->digits->count},
-                   {"--decoded", s->decoded, o->decoded},
                    {"--steps", o->steps ? (double)s->steps : 0, (double)o->steps}};
     mmebm_trainer_options wanted;
     const char *name;

@@ -12,7 +12,7 @@
 typedef struct run_state {
     uint32_t magic, size;            /* of this struct, so that another version's is refused */
     char preset[32];                 /* what the run was started with */
-    uint32_t nf, nef, stem, hidden, latent, tuples, decoded, unused;
+    uint32_t nf, nef, stem, hidden, latent, tuples;
     double likelihood_scale;
     mmebm_trainer_options settings;  /* those of the trainer, which does not tell them */
     uint64_t step, steps;            /* done and planned: also the place in the data */

@@ -133,8 +133,10 @@ FROZEN(mmebm_preset_options, 64, PRESET_OPTIONS_MEMBERS)
     M(mmebm_langevin_options, state_min, 72, float) \
     M(mmebm_langevin_options, state_max, 76, float) \
     M(mmebm_langevin_options, trajectory_stride, 80, uint32_t) \
-    M(mmebm_langevin_options, reserved, 84, uint32_t)
-FROZEN(mmebm_langevin_options, 88, LANGEVIN_OPTIONS_MEMBERS)
+    M(mmebm_langevin_options, reserved, 84, uint32_t) \
+    M(mmebm_langevin_options, prior_temperature, 88, float) \
+    M(mmebm_langevin_options, reserved1, 92, uint32_t)
+FROZEN(mmebm_langevin_options, 96, LANGEVIN_OPTIONS_MEMBERS)
 
 #define CHAIN_RECORD_MEMBERS(M) \
     M(mmebm_chain_record, struct_size, 0, uint32_t) \
@@ -165,10 +167,8 @@ FROZEN(mmebm_sampler_options, 16, SAMPLER_OPTIONS_MEMBERS)
     M(mmebm_sample_options, all_experts, 56, uint32_t) \
     M(mmebm_sample_options, reserved, 60, uint32_t) \
     M(mmebm_sample_options, guidance, 64, float) \
-    M(mmebm_sample_options, reserved1, 68, uint32_t) \
-    M(mmebm_sample_options, temperature, 72, float) \
-    M(mmebm_sample_options, reserved2, 76, uint32_t)
-FROZEN(mmebm_sample_options, 80, SAMPLE_OPTIONS_MEMBERS)
+    M(mmebm_sample_options, reserved1, 68, uint32_t)
+FROZEN(mmebm_sample_options, 72, SAMPLE_OPTIONS_MEMBERS)
 
 #define LATENT_MIXTURE_MEMBERS(M) \
     M(mmebm_latent_mixture, struct_size, 0, uint32_t) \
@@ -242,8 +242,9 @@ FROZEN(mmebm_training_chain, 32, TRAINING_CHAIN_MEMBERS)
     M(mmebm_trainer_options, reserved, 240, uint32_t) \
     M(mmebm_trainer_options, reserved1, 244, uint32_t) \
     M(mmebm_trainer_options, weight_mismatched, 248, float) \
-    M(mmebm_trainer_options, reserved2, 252, uint32_t)
-FROZEN(mmebm_trainer_options, 256, TRAINER_OPTIONS_MEMBERS)
+    M(mmebm_trainer_options, prior_temperature, 252, float) \
+    M(mmebm_trainer_options, langevin_prior, 256, mmebm_training_chain)
+FROZEN(mmebm_trainer_options, 288, TRAINER_OPTIONS_MEMBERS)
 
 /* ---- constants */
 

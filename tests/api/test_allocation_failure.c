@@ -203,7 +203,8 @@ static mmebm_status op_sampler_langevin_prior(scene *on)
     mmebm_langevin_options options;
     mmebm_status status = mmebm_langevin_z_options_init(&options);
     options.n_steps = 3;
-    return status == MMEBM_OK ? mmebm_sampler_langevin_prior(on->sampler, &options, 2.0f, &on->data.z, NULL) : status;
+    options.prior_temperature = 2.0f;
+    return status == MMEBM_OK ? mmebm_sampler_langevin_prior(on->sampler, &options, &on->data.z, NULL) : status;
 }
 
 static mmebm_status op_sampler_sample(scene *on)
@@ -271,6 +272,7 @@ static mmebm_status make_trainer(scene *on, mmebm_trainer **trainer)
     options.langevin_x.n_steps = options.langevin_z.n_steps = 2;
     options.ema = 0.9f;
     options.guard_interval = 2;
+    options.prior_temperature = 2.0f;
     return status == MMEBM_OK ? mmebm_trainer_create(on->model, &options, trainer) : status;
 }
 

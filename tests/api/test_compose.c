@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Operations on graphs: copy, join, extract, the posterior's energy and the tilted prior's. Results are compared by
+ * Operations on graphs: copy, join, extract, the posterior's energy, under p0 and tilted. Results are compared by
  * running the graphs: the same layers with the same weights must give the same bits, wherever they stand.
  */
+#include "joint.h"
 #include "model_support.h"
 
 enum { ROWS = 3 };
@@ -246,38 +247,43 @@ TEST(posterior_wants_an_observed_set)
     fixture_close(&f);
 }
 
-TEST(tilted_prior_is_energy_over_temperature_and_prior)
+/* The energy over T, and what posterior_energy says. */
+static void check_tilted(const fixture *f, const float *weights, uint32_t observed)
 {
-    enum { PARTS = 2 };
-    static const uint32_t order[PARTS] = {MMEBM_PART_GENERATOR, MMEBM_PART_ENERGY};
-    const float temperature = 0.3f;
-    fixture f;
-    REQUIRE(fixture_open(&f));
+    const float temperature = 0.3f, *inputs[1 + MIXED_MODALITIES] = {f->z};
+    const mmebm_part *part = &f->model->parts[MMEBM_PART_ENERGY];
     mmebm_graph tilted;
-    float u[ROWS], energy[ROWS], *weights;
-    REQUIRE(mmebm__graph_tilted(f.model, temperature, &tilted) == MMEBM_OK);
+    uint32_t count = 1;
+    float u[ROWS], energy[ROWS];
+    REQUIRE(mmebm__graph_tilted(f->model, observed, temperature, &tilted) == MMEBM_OK);
     check_sound(&tilted);
-    CHECK(tilted.input_count == 1 && tilted.output_count == 1);
-    REQUIRE(mmebm__device_floats(f.context, tilted.weight_count, &weights) == MMEBM_OK);
-    float *to = weights;
-    for (int p = 0; p < PARTS; ++p) {
-        const mmebm_part *part = &f.model->parts[order[p]];
-        CHECK(f.context->ops->copy(f.context->device, to, part->weights, part->graph.weight_count * sizeof *to) ==
-              MMEBM_OK);
-        to += part->graph.weight_count;
-    }
-    CHECK(to == weights + tilted.weight_count);
-    const mmebm_part *part = &f.model->parts[MMEBM_PART_ENERGY];
-    run_graph(f.context, &part->graph, part->weights, ROWS, (const float *const[]){f.mean[0], f.mean[1], f.mean[2]},
+    for (uint32_t i = 0; i < MIXED_MODALITIES; ++i)
+        if (observed >> i & 1) inputs[count++] = f->x[i];
+    CHECK(tilted.input_count == count && tilted.output_count == 1);
+    run_graph(f->context, &part->graph, part->weights, ROWS, (const float *const[]){f->mean[0], f->mean[1], f->mean[2]},
               (float *const[]){u});
-    run_graph(f.context, &tilted, weights, ROWS, (const float *const[]){f.z}, (float *const[]){energy});
+    run_graph(f->context, &tilted, weights, ROWS, inputs, (float *const[]){energy});
     for (int row = 0; row < ROWS; ++row) {
-        const double wanted = (double)u[row] / (double)temperature + posterior_energy(&f, 0, 1, row);
-        CHECK_MSG(fabs((double)energy[row] - wanted) <= 1e-5 * (1.0 + fabs(wanted)), "row %d: %.9g, wanted %.9g", row,
-                  (double)energy[row], wanted);
+        const double wanted = (double)u[row] / (double)temperature + posterior_energy(f, observed, 1, row);
+        CHECK_MSG(fabs((double)energy[row] - wanted) <= 1e-5 * (1.0 + fabs(wanted)), "O = %u: %.9g, wanted %.9g",
+                  observed, (double)energy[row], wanted);
     }
-    mmebm__device_free(f.context, weights, tilted.weight_count);
-    mmebm__graph_free(f.context, &tilted);
+    mmebm__graph_free(f->context, &tilted);
+}
+
+/* By weights that are taken over from the model, nothing given among the sets. */
+TEST(tilted_posterior_is_energy_over_temperature_and_posterior)
+{
+    fixture f;
+    mmebm_joint joint = {0};
+    REQUIRE(fixture_open(&f));
+    REQUIRE(mmebm__joint_open(f.model, &joint) == MMEBM_OK && mmebm__joint_refresh(f.model, &joint) == MMEBM_OK);
+    CHECK(joint.part.graph.weight_count == f.model->parts[MMEBM_PART_GENERATOR].graph.weight_count +
+                                               f.model->parts[MMEBM_PART_ENERGY].graph.weight_count);
+    CHECK(joint.part.revision > 0);
+    for (uint32_t observed = 0; observed < 1u << MIXED_MODALITIES; ++observed)
+        check_tilted(&f, joint.part.weights, observed);
+    mmebm__joint_close(f.context, &joint);
     fixture_close(&f);
 }
 
@@ -293,7 +299,7 @@ static mmebm_status attempt(const fixture *f, int operation, mmebm_graph *graph)
     case 1: return mmebm__graph_join(f->context, 2, parts, prefix, 1, graph);
     case 2: return mmebm__graph_extract(f->context, &f->model->parts[MMEBM_PART_GENERATOR].graph, 1, &output, graph);
     case 3: return mmebm__graph_posterior(f->model, 5, graph);
-    default: return mmebm__graph_tilted(f->model, 2.0f, graph);
+    default: return mmebm__graph_tilted(f->model, 6, 2.0f, graph);
     }
 }
 
@@ -333,7 +339,7 @@ int main(void)
     RUN(extract_keeps_weights);
     RUN(posterior_is_the_sum_of_its_terms);
     RUN(posterior_wants_an_observed_set);
-    RUN(tilted_prior_is_energy_over_temperature_and_prior);
+    RUN(tilted_posterior_is_energy_over_temperature_and_posterior);
     RUN(every_allocation_may_fail);
     return HARNESS_RESULT();
 }

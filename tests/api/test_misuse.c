@@ -654,6 +654,7 @@ static void misuse_langevin_x(scene *on)
     X_WITH(ARGUMENT, options.state_min = 1.0f);
     X_WITH(ARGUMENT, options.state_max = INFINITY);
     X_WITH(ARGUMENT, options.trajectory_stride = 0);
+    X_WITH(ARGUMENT, options.prior_temperature = 1.0f); /* of a chain of latents */
     X_WITH(ARGUMENT, options.method = 7);
     X_WITH(UNSUPPORTED, options.method = MMEBM_MALA);
     X_WITH(ARGUMENT, options.n_steps = UINT32_MAX);
@@ -689,6 +690,9 @@ static void misuse_langevin_z(scene *on)
     Z_WITH(ARGUMENT, options.method = 0);
     Z_WITH(ARGUMENT, (options.method = MMEBM_MALA, options.noise_scale = 0.2f));
     Z_WITH(ARGUMENT, options.trajectory_stride = 0);
+    Z_WITH(ARGUMENT, options.prior_temperature = -1.0f);
+    Z_WITH(ARGUMENT, options.prior_temperature = NAN);
+    Z_WITH(ARGUMENT, options.prior_temperature = 1e-40f);
     Z_WITH(UNKNOWN_OPTION, options.reserved = 1);
     Z_WITH(SHAPE, d->z.shape[1] = 1);
     Z_WITH(SHAPE, d->z.shape[0] = ROWS + 1);
@@ -708,25 +712,30 @@ static void misuse_langevin_prior(scene *on)
     small_data *d = &on->data;
     mmebm_langevin_options options;
     CHECK(mmebm_langevin_z_options_init(&options) == MMEBM_OK);
+    options.prior_temperature = 1.0f;
     const mmebm_langevin_options good = options;
-    const float wrong[] = {0.0f, -1.0f, NAN, INFINITY, 1e-40f};
-    NULL_OBJECT(mmebm_sampler_langevin_prior(NULL, &options, 1.0f, &d->z, NULL));
-    REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, NULL, NULL));
-    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; ++k)
-        REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, wrong[k], &d->z, NULL));
+    NULL_OBJECT(mmebm_sampler_langevin_prior(NULL, &options, &d->z, NULL));
+    REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, &options, NULL, NULL));
+    REFUSES(ARGUMENT, mmebm_sampler_langevin_prior(on->sampler, NULL, &d->z, NULL)); /* without a temperature */
 #define PRIOR_WITH(status, change)                                                                 \
-    WITH_CHAIN(status, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, &d->z, NULL), change)
+    WITH_CHAIN(status, mmebm_sampler_langevin_prior(on->sampler, &options, &d->z, NULL), change)
+    PRIOR_WITH(ARGUMENT, options.prior_temperature = 0.0f);
+    PRIOR_WITH(ARGUMENT, options.prior_temperature = -1.0f);
+    PRIOR_WITH(ARGUMENT, options.prior_temperature = NAN);
+    PRIOR_WITH(ARGUMENT, options.prior_temperature = INFINITY);
+    PRIOR_WITH(ARGUMENT, options.prior_temperature = 1e-40f);
     PRIOR_WITH(ARGUMENT, options.step_size = NAN);
     PRIOR_WITH(ARGUMENT, options.observed = 1);
     PRIOR_WITH(ARGUMENT, options.reduction = MMEBM_REDUCE_MEAN);
     PRIOR_WITH(ARGUMENT, options.state_max = 1.0f);
     PRIOR_WITH(ARGUMENT, (options.method = MMEBM_MALA, options.noise_scale = 0.2f));
     PRIOR_WITH(UNKNOWN_OPTION, options.reserved = 1);
+    PRIOR_WITH(UNKNOWN_OPTION, options.reserved1 = 1);
     PRIOR_WITH(SHAPE, d->z.shape[1] = 1);
 #undef PRIOR_WITH
     CHECK(small_data_init(d, ROWS) == MMEBM_OK);
     options = good;
-    REFUSES(SHAPE, mmebm_sampler_langevin_prior(on->sampler, &options, 1.0f, &d->chains, NULL)); /* wants rank 2 */
+    REFUSES(SHAPE, mmebm_sampler_langevin_prior(on->sampler, &options, &d->chains, NULL)); /* wants rank 2 */
 }
 TEST(langevin_prior)
 {
@@ -815,28 +824,18 @@ static void misuse_samples(scene *on)
     options.guidance = 2.0f; /* of nothing that is given */
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
     options.guidance = 0.0f;
-    options.temperature = 1.0f; /* of no chain */
+    options.langevin_z = &chain; /* at no temperature */
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
-    options.langevin_z = &chain;
-    options.temperature = -1.0f;
+    chain.prior_temperature = -1.0f;
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
-    options.temperature = 0.0f;
-    REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
-    options.temperature = 1.0f;
+    chain.prior_temperature = 1.0f;
     options.prior = &mixture; /* only p0 is tilted */
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
     options.prior = NULL;
     options.all_experts = 1; /* there are none without anything given */
     REFUSES(ARGUMENT, mmebm_sampler_sample(s, &options, d->x));
     options.all_experts = 0;
-    options.observed = 1; /* nothing is tilted where something is given */
-    REFUSES(ARGUMENT, mmebm_sampler_sample_given(s, &options, d->x));
-    options.observed = 0;
     options.langevin_z = NULL;
-    options.temperature = 0.0f;
-    options.reserved2 = 1;
-    REFUSES(UNKNOWN_OPTION, mmebm_sampler_sample(s, &options, d->x));
-    options.reserved2 = 0;
     d->x[0].shape[0] = ROWS + 2;
     REFUSES(SHAPE, mmebm_sampler_sample(s, &options, d->x));
 }
@@ -910,7 +909,12 @@ static void misuse_trainer_create(scene *on)
     WITH_OPTION(ARGUMENT, options.energy_penalty = -1.0f);
     WITH_OPTION(ARGUMENT, options.weight_mismatched = -1.0f);
     WITH_OPTION(ARGUMENT, (options.weight_mismatched = 1.0f, options.batch = 1));
-    WITH_OPTION(UNKNOWN_OPTION, options.reserved2 = 1);
+    WITH_OPTION(ARGUMENT, options.prior_temperature = -1.0f);
+    WITH_OPTION(ARGUMENT, options.prior_temperature = NAN);
+    WITH_OPTION(ARGUMENT, options.prior_temperature = 1e-40f);
+    WITH_OPTION(ARGUMENT, (options.prior_temperature = 20.0f, options.langevin_prior.method = MMEBM_MALA));
+    WITH_OPTION(ARGUMENT, (options.prior_temperature = 20.0f, options.langevin_prior.step_size = 0.0f));
+    WITH_OPTION(UNKNOWN_OPTION, (options.prior_temperature = 20.0f, options.langevin_prior.reserved = 1));
     WITH_OPTION(ARGUMENT, options.temperature = -1.0f);
     WITH_OPTION(ARGUMENT, options.data_noise = NAN);
     WITH_OPTION(ARGUMENT, options.ema = 1.0f);

@@ -399,7 +399,7 @@ TEST(defaults_of_chains_are_those_of_the_header)
     CHECK(x.drift_clamp == 0.0f && x.drift_norm_clip == 0.0f && x.seed == 0 && x.first_chain == 0);
     CHECK(sampler.capacity == 64 && sampler.precision == MMEBM_PRECISION_F32);
     CHECK(sample.start == MMEBM_START_SAMPLE && !sample.langevin_x && !sample.langevin_z && !sample.observed);
-    CHECK(!sample.prior && sample.temperature == 0.0f);
+    CHECK(!sample.prior && z.prior_temperature == 0.0f);
     mmebm_latent_mixture mixture;
     mmebm_latent_mixture_options fit;
     REQUIRE(mmebm_latent_mixture_init(&mixture) == MMEBM_OK && mmebm_latent_mixture_options_init(&fit) == MMEBM_OK);

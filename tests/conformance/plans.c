@@ -160,14 +160,15 @@ const char *preset_model(const side *owner, const char *preset, uint32_t width, 
 const char *model_graph(const mmebm_model *model, uint32_t number, mmebm_graph *graph, const char **name)
 {
     static const char *const names[MODEL_GRAPHS] = {"energy",       "generator",        "inference",
-                                                    "tilted prior", "posterior of all", "posterior of second",
-                                                    "posterior of two"};
-    static const uint64_t observed[MODEL_GRAPHS] = {0, 0, 0, 0, 7, 2, 5};
+                                                    "posterior of all", "posterior of second", "posterior of two",
+                                                    "tilted prior", "tilted posterior of two"};
+    static const uint64_t observed[MODEL_GRAPHS] = {0, 0, 0, 7, 2, 5, 0, 6};
     *name = names[number];
     const mmebm_status status = number < MMEBM_PART_COUNT
                                     ? mmebm__graph_copy(model->context, &model->parts[number].graph, graph)
-                                : observed[number] ? mmebm__graph_posterior(model, observed[number], graph)
-                                                   : mmebm__graph_tilted(model, 1.5f, graph);
+                                : number < MMEBM_PART_COUNT + 3
+                                    ? mmebm__graph_posterior(model, observed[number], graph)
+                                    : mmebm__graph_tilted(model, observed[number], 1.5f, graph);
     return status == MMEBM_OK ? NULL : mmebm_last_error(model->context);
 }
 

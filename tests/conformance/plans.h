@@ -71,9 +71,10 @@ const char *case_graph(const side *owner, const layer_case *wanted, mmebm_graph 
  * channels of the narrowest decoder layer. */
 const char *preset_model(const side *owner, const char *preset, uint32_t width, mmebm_model **model);
 
-enum { MODEL_GRAPHS = 7 };
-/* Graph `number` of a model: its three parts, the prior as the energy tilts it, then the posterior of all modalities,
- * of the second, of the first and third. Its name goes to *name; free the graph with mmebm__graph_free. */
+enum { MODEL_GRAPHS = 8 };
+/* Graph `number` of a model: its three parts, the posterior of all modalities, of the second, of the first and third,
+ * then the prior as the energy tilts it and the posterior of the second and third under that. Its name goes to *name;
+ * free the graph with mmebm__graph_free. */
 const char *model_graph(const mmebm_model *model, uint32_t number, mmebm_graph *graph, const char **name);
 
 /* ---- data and results of a graph */

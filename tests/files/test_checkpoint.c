@@ -17,16 +17,17 @@ enum { BATCH = 4, STEPS_BEFORE = 3, STEPS_AFTER = 4 };
 typedef struct setting {
     const char *name, *preset;
     uint32_t guard_interval, stratified, schedule_steps, spectral;
-    float ema, guard_latent, data_noise;
+    float ema, guard_latent, data_noise, prior_temperature;
 } setting;
 
 static const setting settings[] = {
-    {"default", "default", 100, 0, 0, 0, 0.999f, 60.0f, 0.0f},
-    {"snapshots", "default", 2, 1, 20, 0, 0.9f, 60.0f, 0.1f},
-    {"no guard, no average", "default", 0, 0, 0, 0, 0.0f, 60.0f, 0.0f},
-    {"spectral norm", "default", 2, 0, 0, 1, 0.9f, 60.0f, 0.0f},
-    {"rollbacks", "default", 2, 0, 0, 0, 0.9f, 1e-20f, 0.0f}, /* every step is bad */
-    {"listing 1", "listing1", 100, 1, 0, 0, 0.0f, 60.0f, 0.0f},
+    {"default", "default", 100, 0, 0, 0, 0.999f, 60.0f, 0.0f, 0.0f},
+    {"snapshots", "default", 2, 1, 20, 0, 0.9f, 60.0f, 0.1f, 0.0f},
+    {"no guard, no average", "default", 0, 0, 0, 0, 0.0f, 60.0f, 0.0f, 0.0f},
+    {"spectral norm", "default", 2, 0, 0, 1, 0.9f, 60.0f, 0.0f, 0.0f},
+    {"rollbacks", "default", 2, 0, 0, 0, 0.9f, 1e-20f, 0.0f, 0.0f}, /* every step is bad */
+    {"listing 1", "listing1", 100, 1, 0, 0, 0.0f, 60.0f, 0.0f, 0.0f},
+    {"tilted prior", "default", 100, 0, 0, 0, 0.0f, 60.0f, 0.0f, 5.0f},
 };
 enum { SETTINGS = sizeof settings / sizeof settings[0] };
 
@@ -47,6 +48,7 @@ static mmebm_trainer *make_trainer(const setting *setting, mmebm_model *model)
     options.energy.spectral_norm = setting->spectral;
     options.ema = setting->ema;
     options.data_noise = setting->data_noise;
+    options.prior_temperature = setting->prior_temperature;
     if (mmebm_trainer_create(model, &options, &trainer) != MMEBM_OK) printf("  %s\n", mmebm_last_error(context));
     return trainer;
 }
@@ -245,6 +247,8 @@ TEST(hostile_metadata_is_refused)
         {options, "\"method\":\"ula\"", "\"method\":9", MMEBM_E_FORMAT, "method"},
         {options, "\"langevin_x\":{", "\"langevin_x\":{\"reserved\":1,", MMEBM_E_FORMAT, "known key"},
         {options, "\"langevin_x\":{", "\"langevin_x\":1,\"x\":{", MMEBM_E_FORMAT, "known key"},
+        {options, "\"prior_temperature\":0,", "", MMEBM_OK, ""}, /* as before there was one */
+        {options, "\"prior_temperature\":0", "\"prior_temperature\":-1", MMEBM_E_FORMAT, "prior_temperature"},
         {options, "\"ema\":0", "\"ema\":\"nan\"", MMEBM_E_FORMAT, "number"},
         {options, "\"ema\":0", "\"ema\":0.5", MMEBM_E_SHAPE, "trainer.energy.state"},
         {options, "\"guard_interval\":0", "\"guard_interval\":1", MMEBM_E_FORMAT, "trainer.energy.snapshot"},

@@ -41,8 +41,11 @@ class Model:
         """Eqns 8 and 17."""
         return self.nll(xs, z, observed) + self.prior_energy(z)
 
+    def tilt(self, z, temperature):
+        return self.nets.energy(self.nets.decode_all(z)) / temperature
+
     def tilted_energy(self, z, temperature):
-        return self.nets.energy(self.nets.decode_all(z)) / temperature + self.prior_energy(z)
+        return self.tilt(z, temperature) + self.prior_energy(z)
 
     def scale(self, raw):
         """Ruling C1."""
@@ -86,11 +89,15 @@ def langevin_x(model, xs, steps, step_sizes, clamp=0.0, clamped=()):
     return xs
 
 
-def langevin_z(model, xs, z, observed, steps, step_size, factor=1.0, norm_clip=0.0):
-    """Eqns 8 and 17; factor: 1, or 1 / experts for Listing 1's mean over chains (ruling B4)."""
+def langevin_z(model, xs, z, observed, steps, step_size, factor=1.0, norm_clip=0.0, temperature=math.inf):
+    """Eqns 8 and 17; factor: 1, or 1 / experts for Listing 1's mean over chains (ruling B4). temperature: of the energy
+    that tilts the prior."""
     for _ in range(steps):
         z = z.detach().requires_grad_(True)
-        gradient, = torch.autograd.grad(model.posterior_energy(xs, z, observed).sum(), z)
+        energy = model.posterior_energy(xs, z, observed)
+        if temperature < math.inf:
+            energy = energy + model.tilt(z, temperature)
+        gradient, = torch.autograd.grad(energy.sum(), z)
         drift, = bounded([factor * step_size ** 2 / 2 * gradient], 0.0, norm_clip)
         z = z.detach() - drift
     return z

@@ -86,6 +86,7 @@ def network_vectors():
     out["langevin_z_subset"] = chains(2, (0, 2))
     out["langevin_z_one"] = chains(1, (1,))[0]
     out["langevin_z_clipped"] = chains(3, everything, norm_clip=0.05)
+    out["langevin_z_tilted"] = chains(2, (0, 2), temperature=0.001)  # U counts, and no unit is near its kink
 
     # a temperature at which U moves z several times as far as the prior does
     out["tilted_energy"] = model.tilted_energy(starts[0], TILT["temperature"]).detach()

@@ -273,17 +273,18 @@ typedef struct chain_case {
     int64_t chains; /* 1: z is [n, D] */
     uint64_t observed;
     uint32_t reduction;
-    float norm_clip;
+    float norm_clip, prior_temperature;
 } chain_case;
 
 TEST(langevin_z)
 {
     static const chain_case cases[] = {
-        {"langevin_z_sum", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_SUM, 0.0f},
-        {"langevin_z_mean", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_MEAN, 0.0f},
-        {"langevin_z_subset", 2, 1u << 0 | 1u << 2, MMEBM_REDUCE_SUM, 0.0f},
-        {"langevin_z_one", 1, 1u << 1, MMEBM_REDUCE_SUM, 0.0f},
-        {"langevin_z_clipped", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_SUM, 0.05f},
+        {"langevin_z_sum", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_SUM, 0.0f, 0.0f},
+        {"langevin_z_mean", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_MEAN, 0.0f, 0.0f},
+        {"langevin_z_subset", 2, 1u << 0 | 1u << 2, MMEBM_REDUCE_SUM, 0.0f, 0.0f},
+        {"langevin_z_one", 1, 1u << 1, MMEBM_REDUCE_SUM, 0.0f, 0.0f},
+        {"langevin_z_clipped", 3, MMEBM_ALL_MODALITIES, MMEBM_REDUCE_SUM, 0.05f, 0.0f},
+        {"langevin_z_tilted", 2, 1u << 0 | 1u << 2, MMEBM_REDUCE_SUM, 0.0f, 0.001f},
     };
     fixture f;
     REQUIRE(open_networks(&f));
@@ -304,6 +305,7 @@ TEST(langevin_z)
         options.observed = cases[c].observed;
         options.reduction = cases[c].reduction;
         options.drift_norm_clip = cases[c].norm_clip;
+        options.prior_temperature = cases[c].prior_temperature;
         CHECK_MSG(mmebm_sampler_langevin_z(f.sampler, &options, views, &z_view, NULL) == MMEBM_OK, "%s: %s",
                   cases[c].name, mmebm_last_error(f.context));
         compare(&f, cases[c].name, z, count);
@@ -328,8 +330,9 @@ TEST(langevin_prior)
     options.n_steps = 2;
     options.step_size = 0.5f;
     options.noise_scale = 0.0f;
+    options.prior_temperature = 0.01f;
     record.energy = &energies;
-    CHECK_MSG(mmebm_sampler_langevin_prior(f.sampler, &options, 0.01f, &z_view, &record) == MMEBM_OK, "%s",
+    CHECK_MSG(mmebm_sampler_langevin_prior(f.sampler, &options, &z_view, &record) == MMEBM_OK, "%s",
               mmebm_last_error(f.context));
     compare(&f, "tilted_energy", energy, 2);
     compare(&f, "langevin_prior", z, 2 * LATENT);

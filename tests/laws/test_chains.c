@@ -331,8 +331,9 @@ static void check_tilted_energy(fixture *f, float temperature)
     OK(f->context, mmebm_langevin_z_options_init(&options));
     OK(f->context, mmebm_chain_record_init(&record));
     options.n_steps = 0;
+    options.prior_temperature = temperature;
     record.energy = &energies;
-    OK(f->context, mmebm_sampler_langevin_prior(f->sampler, &options, temperature, &latents, &record));
+    OK(f->context, mmebm_sampler_langevin_prior(f->sampler, &options, &latents, &record));
     OK(f->context, mmebm_sampler_generate(f->sampler, &latents, outputs));
     OK(f->context, mmebm_sampler_energy(f->sampler, outputs, &us));
     for (int r = 0; r < N; ++r) {
@@ -369,7 +370,7 @@ TEST(the_tilted_prior_follows_temperature_and_weights)
     close_fixture(&f);
 }
 
-/* sample with a temperature is the prior's draw, langevin_prior, the decoders. */
+/* sample with a prior_temperature is the prior's draw, langevin_prior, the decoders. */
 TEST(a_sample_may_be_tilted)
 {
     enum { D = 4 };
@@ -388,10 +389,10 @@ TEST(a_sample_may_be_tilted)
     options.seed = chain.seed = key[0];
     options.first_chain = chain.first_chain = key[1];
     chain.n_steps = 3;
-    OK(f.context, mmebm_sampler_langevin_prior(f.sampler, &chain, 0.5f, &latents, NULL));
+    chain.prior_temperature = 0.5f;
+    OK(f.context, mmebm_sampler_langevin_prior(f.sampler, &chain, &latents, NULL));
     OK(f.context, mmebm_sampler_generate(f.sampler, &latents, outputs));
     options.langevin_z = &chain;
-    options.temperature = 0.5f;
     chain.seed = chain.first_chain = 0; /* replaced by those of options */
     OK(f.context, mmebm_sampler_sample(f.sampler, &options, f.views));
     for (int i = 0; i < MODALITIES; ++i)

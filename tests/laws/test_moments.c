@@ -72,19 +72,17 @@ typedef struct gaussian_case {
     uint32_t method, reduction;
     float step_size;
     uint32_t steps;
-    float drift_clamp, drift_norm_clip;
+    float drift_clamp, drift_norm_clip, prior_temperature;
 } gaussian_case;
 
 enum { MODALITIES = 3, SIZE = 4, LATENT = 2, ROWS = 12000 };
 static const float SIGMA = 0.8f;
 
-/* Posterior precision P and P mean of z given x_O (NULL: zeros) under noise of a variance. */
-static void posterior(uint64_t observed, float *const *x, double variance, double precision[2][2], double shift[2])
+/* Adds what p(x_i | z) of those in the set adds to precision P and P mean, with noise of a variance; x NULL: zeros. */
+static void add_likelihoods(uint64_t set, float *const *x, double variance, double precision[2][2], double shift[2])
 {
-    precision[0][0] = precision[1][1] = 1.0;
-    precision[0][1] = precision[1][0] = shift[0] = shift[1] = 0.0;
     for (uint32_t i = 0; i < MODALITIES; ++i) {
-        if (!(observed >> i & 1)) continue;
+        if (!(set >> i & 1)) continue;
         for (uint32_t k = 0; k < SIZE; ++k) {
             const double w[2] = {test_number(10 + i, k * LATENT), test_number(10 + i, k * LATENT + 1)};
             const double residual = (x ? x[i][k] : 0.0f) - 0.5f * test_number(20 + i, k);
@@ -95,6 +93,16 @@ static void posterior(uint64_t observed, float *const *x, double variance, doubl
             }
         }
     }
+}
+
+/* Posterior precision P and P mean of z given x_O. U(x) is |x|^2 / 2, so that U(G(z)) / T is one more likelihood: of
+ * x = 0 in all modalities, with noise of variance T. */
+static void posterior(const gaussian_case *c, float *const *x, double precision[2][2], double shift[2])
+{
+    precision[0][0] = precision[1][1] = 1.0;
+    precision[0][1] = precision[1][0] = shift[0] = shift[1] = 0.0;
+    add_likelihoods(c->observed, x, SIGMA * SIGMA, precision, shift);
+    if (c->prior_temperature > 0.0f) add_likelihoods(7, NULL, (double)c->prior_temperature, precision, shift);
 }
 
 static void invert(double m[2][2], double inverse[2][2])
@@ -138,12 +146,11 @@ static void check_moments(const float *z, size_t chains, const double mean[2], d
     }
 }
 
-/* Against the posterior of x under noise of a variance. */
-static void check_law(const gaussian_case *c, float *const *x, double variance, const float *z, size_t experts,
-                      size_t chains, float acceptance)
+static void check_law(const gaussian_case *c, float *const *x, const float *z, size_t experts, size_t chains,
+                      float acceptance)
 {
     double p[2][2], shift[2], inverse[2][2], covariance[2][2];
-    posterior(c->observed, x, variance, p, shift);
+    posterior(c, x, p, shift);
     invert(p, inverse);
     const double mean[2] = {inverse[0][0] * shift[0] + inverse[0][1] * shift[1],
                             inverse[1][0] * shift[0] + inverse[1][1] * shift[1]};
@@ -180,11 +187,12 @@ static void check_gaussian(const gaussian_case *c)
     options.n_steps = c->steps;
     options.drift_clamp = c->drift_clamp;
     options.drift_norm_clip = c->drift_norm_clip;
+    options.prior_temperature = c->prior_temperature;
     mmebm_view zview = view_of(z, 3, (int64_t[]){experts, rows, LATENT});
     mmebm_chain_record record;
     OK(context, mmebm_chain_record_init(&record));
     OK(context, mmebm_langevin_z(model, &options, views, &zview, &record));
-    check_law(c, x, SIGMA * SIGMA, z, (size_t)experts, (size_t)(experts * rows), record.mean_acceptance);
+    check_law(c, x, z, (size_t)experts, (size_t)(experts * rows), record.mean_acceptance);
     for (uint32_t i = 0; i < MODALITIES; ++i)
         free(x[i]);
     free(z);
@@ -195,45 +203,51 @@ static void check_gaussian(const gaussian_case *c)
 TEST(langevin_z_samples_every_subset_posterior)
 {
     for (uint64_t observed = 1; observed < 1 << MODALITIES; ++observed) {
-        const gaussian_case c = {observed, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f};
+        const gaussian_case c = {observed, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f, 0.0f};
         check_gaussian(&c);
     }
 }
 
 TEST(listing1_mean_over_chains_is_hotter)
 {
-    const gaussian_case c = {7, MMEBM_ULA, MMEBM_REDUCE_MEAN, 0.5f, 150, 0.0f, 0.0f};
+    const gaussian_case c = {7, MMEBM_ULA, MMEBM_REDUCE_MEAN, 0.5f, 150, 0.0f, 0.0f, 0.0f};
     check_gaussian(&c);
 }
 
 TEST(mala_has_no_discretisation_bias)
 {
-    const gaussian_case c = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 60, 0.0f, 0.0f};
+    const gaussian_case c = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 60, 0.0f, 0.0f, 0.0f};
     check_gaussian(&c);
-    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 80, 0.0f, 0.0f};
+    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 80, 0.0f, 0.0f, 0.0f};
     check_gaussian(&hot);
 }
 
 /* Bounds on the drift, here on most of the moves, change the proposals and not the target. */
 TEST(mala_with_a_bounded_drift_has_the_same_target)
 {
-    const gaussian_case clamped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.2f, 0.0f};
+    const gaussian_case clamped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.2f, 0.0f, 0.0f};
     check_gaussian(&clamped);
-    const gaussian_case clipped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.0f, 0.2f};
+    const gaussian_case clipped = {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.9f, 150, 0.0f, 0.2f, 0.0f};
     check_gaussian(&clipped);
-    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 200, 0.3f, 0.3f};
+    const gaussian_case hot = {7, MMEBM_MALA, MMEBM_REDUCE_MEAN, 1.2f, 200, 0.3f, 0.3f, 0.0f};
     check_gaussian(&hot);
 }
 
-/* U(x) is |x|^2 / 2, so p0 tilted by U(G(z)) / T is the posterior of x = 0 under noise of variance T. One sampler for
- * both temperatures, in parts. */
+TEST(langevin_z_samples_posteriors_under_a_tilted_prior)
+{
+    for (uint64_t observed = 1; observed < 1 << MODALITIES; observed += 2) {
+        const gaussian_case c = {observed, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.4f, 80, 0.0f, 0.0f, 2.0f};
+        check_gaussian(&c);
+    }
+    const gaussian_case adjusted = {2, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.7f, 60, 0.0f, 0.0f, 0.7f};
+    check_gaussian(&adjusted);
+}
+
+/* One sampler for both temperatures, in parts. */
 TEST(langevin_prior_samples_the_tilted_prior)
 {
-    const struct {
-        float temperature;
-        gaussian_case is;
-    } cases[] = {{2.0f, {7, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f}},
-                 {0.7f, {7, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.8f, 60, 0.0f, 0.0f}}};
+    static const gaussian_case cases[] = {{0, MMEBM_ULA, MMEBM_REDUCE_SUM, 0.5f, 60, 0.0f, 0.0f, 2.0f},
+                                          {0, MMEBM_MALA, MMEBM_REDUCE_SUM, 0.8f, 60, 0.0f, 0.0f, 0.7f}};
     mmebm_context *context = open_context();
     REQUIRE(context);
     mmebm_model *model = make_gaussian_model(context, MODALITIES, SIZE, LATENT, SIGMA);
@@ -244,7 +258,7 @@ TEST(langevin_prior_samples_the_tilted_prior)
     settings.capacity = 5000;
     OK(context, mmebm_sampler_create(model, &settings, &sampler));
     for (size_t k = 0; k < sizeof cases / sizeof *cases; ++k) {
-        const gaussian_case *c = &cases[k].is;
+        const gaussian_case *c = &cases[k];
         float *z = calloc(ROWS * LATENT, sizeof *z);
         mmebm_view view = view_of(z, 2, (int64_t[]){ROWS, LATENT});
         mmebm_langevin_options options;
@@ -254,8 +268,9 @@ TEST(langevin_prior_samples_the_tilted_prior)
         options.method = c->method;
         options.step_size = options.noise_scale = c->step_size;
         options.n_steps = c->steps;
-        OK(context, mmebm_sampler_langevin_prior(sampler, &options, cases[k].temperature, &view, &record));
-        check_law(c, NULL, (double)cases[k].temperature, z, 1, ROWS, record.mean_acceptance);
+        options.prior_temperature = c->prior_temperature;
+        OK(context, mmebm_sampler_langevin_prior(sampler, &options, &view, &record));
+        check_law(c, NULL, z, 1, ROWS, record.mean_acceptance);
         free(z);
     }
     mmebm_sampler_destroy(&sampler);
@@ -306,6 +321,7 @@ int main(void)
     RUN(listing1_mean_over_chains_is_hotter);
     RUN(mala_has_no_discretisation_bias);
     RUN(mala_with_a_bounded_drift_has_the_same_target);
+    RUN(langevin_z_samples_posteriors_under_a_tilted_prior);
     RUN(langevin_prior_samples_the_tilted_prior);
     RUN(langevin_z_on_the_prior_alone);
     return HARNESS_RESULT();

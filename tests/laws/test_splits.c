@@ -59,12 +59,14 @@ static mmebm_status run_part(mmebm_sampler *sampler, int64_t first, int64_t coun
     mmebm_view latents = view_of(part, 3, (int64_t[]){MODALITIES, count, LATENT});
     MMEBM_TRY(mmebm_sampler_encode_draw(sampler, 0, MMEBM_START_SAMPLE, 5, (uint64_t)first, data, &latents));
     z.method = MMEBM_MALA;
+    z.prior_temperature = 2.0f;
     z.seed = 5;
     z.first_chain = (uint64_t)first;
     MMEBM_TRY(mmebm_sampler_langevin_z(sampler, &z, data, &latents, NULL));
     mmebm_view tilted = view_of(r->tilted + first * LATENT, 2, (int64_t[]){count, LATENT});
     for (int64_t k = 0; k < count * LATENT; ++k) r->tilted[first * LATENT + k] = part[k];
-    MMEBM_TRY(mmebm_sampler_langevin_prior(sampler, &z, 3.0f, &tilted, NULL));
+    z.prior_temperature = 3.0f;
+    MMEBM_TRY(mmebm_sampler_langevin_prior(sampler, &z, &tilted, NULL));
     for (int e = 0; e < MODALITIES; ++e)
         memcpy(r->z + (e * N + first) * LATENT, part + e * count * LATENT, sizeof(float) * (size_t)(count * LATENT));
     return MMEBM_OK;

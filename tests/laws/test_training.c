@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What a training step promises: the energy's gradient is Eqn 10 (rulings section L, test 3), no network's update sees
- * another's (test 7), the diagnostic of ruling C6 falls when revision leads away from the generator (test 9), threads
- * change no bit, a bad step leaves nothing behind. That stopping changes nothing is in tests/files.
+ * another's (test 7), negatives of a tilted prior are langevin_prior's, the diagnostic of ruling C6 falls when
+ * revision leads away from the generator (test 9), threads change no bit, a bad step leaves nothing behind. That
+ * stopping changes nothing is in tests/files.
  */
 #include "laws.h"
+#include "trainer.h"
 
 enum { MODALITIES = 2, BATCH = 6, LATENT = 3, MAX_SIZE = 5 };
 
@@ -235,6 +237,101 @@ TEST(mismatched_tuples_are_taught)
     close_fixture(&f);
 }
 
+/* ---- negatives of a tilted prior */
+
+static void tilt(mmebm_trainer_options *options, float noise_scale)
+{
+    options->prior_temperature = 0.1f;
+    options->langevin_prior = (mmebm_training_chain){.n_steps = 7, .method = MMEBM_ULA,
+                                                     .reduction = MMEBM_REDUCE_SUM, .step_size = 0.3f,
+                                                     .noise_scale = noise_scale};
+    options->langevin_x.n_steps = 0;
+    options->energy.rate = options->generator.rate = 1e-2f;
+}
+
+/* The mean of U(G(z)) for what langevin_prior makes of these z with the present weights. */
+static void energy_of_tilted(fixture *f, const float start[BATCH * LATENT], double *energy)
+{
+    const mmebm_trainer_options *trained = &f->options;
+    float z[BATCH * LATENT], x[MODALITIES][BATCH * MAX_SIZE];
+    mmebm_view latents = view_of(z, 2, (int64_t[]){BATCH, LATENT}), views[MODALITIES] = {f->views[0], f->views[1]};
+    mmebm_langevin_options options;
+    mmebm_sampler *sampler = NULL;
+    memcpy(z, start, sizeof z);
+    for (int m = 0; m < MODALITIES; ++m) views[m].data = x[m];
+    OK(f->context, mmebm_langevin_z_options_init(&options));
+    options.n_steps = trained->langevin_prior.n_steps;
+    options.step_size = trained->langevin_prior.step_size;
+    options.noise_scale = trained->langevin_prior.noise_scale;
+    OK(f->context, mmebm_sampler_create(f->model, NULL, &sampler));
+    options.prior_temperature = trained->prior_temperature;
+    OK(f->context, mmebm_sampler_langevin_prior(sampler, &options, &latents, NULL));
+    OK(f->context, mmebm_sampler_generate(sampler, &latents, views));
+    mmebm_sampler_destroy(&sampler);
+    *energy = mean_energy(f, views);
+}
+
+/* Without noise, from a known start: with the weights of each step, though both networks move. */
+TEST(negatives_of_a_tilted_prior_are_langevin_priors)
+{
+    fixture f;
+    float start[BATCH * LATENT];
+    double first = 0.0;
+    for (uint32_t k = 0; k < BATCH * LATENT; ++k) start[k] = test_number(70, k);
+    REQUIRE(open_fixture(&f, 2));
+    tilt(&f.options, 0.0f);
+    REQUIRE(open_trainer(&f, make_mlp(f.context)));
+    f.trainer->witness_prior = start;
+    for (int step = 0; step < 3; ++step) {
+        double wanted = NAN;
+        energy_of_tilted(&f, start, &wanted);
+        OK(f.context, mmebm_trainer_step(f.trainer, f.views));
+        const double found = diagnostic(&f, "energy_revised");
+        CHECK_MSG(fabs(found - wanted) < 1e-5 * (1.0 + fabs(wanted)), "step %d: %g, wanted %g", step, found, wanted);
+        if (step) CHECK_MSG(fabs(wanted - first) > 1e-3, "nothing was learnt: %g", wanted);
+        if (!step) first = wanted;
+    }
+    close_fixture(&f);
+}
+
+/* A decoder's first tensor, to itself. */
+static int set_again(mmebm_model *model)
+{
+    float numbers[MAX_WEIGHTS];
+    const char *name = "";
+    uint32_t rank, t = 0;
+    int64_t shape[MMEBM_MAX_RANK];
+    while (strncmp(name, "decoder", 7) != 0)
+        if (mmebm_model_tensor_info(model, t++, &name, &rank, shape) != MMEBM_OK) return 0;
+    mmebm_view view = view_of(numbers, rank, shape);
+    return mmebm_model_get_tensor(model, name, &view) == MMEBM_OK &&
+           mmebm_model_set_tensor(model, name, &view) == MMEBM_OK;
+}
+
+/* Setting a tensor to what it is makes the next step run as if it were the first: not as a backend recorded it. */
+static int train_tilted(int anew, float weights[MAX_WEIGHTS], size_t *count)
+{
+    fixture f;
+    int done = open_fixture(&f, 2);
+    tilt(&f.options, 0.3f);
+    f.options.generator.rate = 0.0f; /* of the two copied parts one moves */
+    done = done && open_trainer(&f, make_mlp(f.context));
+    for (int step = 0; done && step < 6; ++step)
+        done = (!anew || set_again(f.model)) && mmebm_trainer_step(f.trainer, f.views) == MMEBM_OK;
+    *count = done ? read_weights(f.model, "", weights) : 0;
+    close_fixture(&f);
+    return done;
+}
+
+TEST(a_tilted_prior_follows_the_weights_in_recorded_steps)
+{
+    float once[MAX_WEIGHTS], anew[MAX_WEIGHTS];
+    size_t count = 0, again = 0;
+    REQUIRE(train_tilted(0, once, &count) && count > 0);
+    REQUIRE(train_tilted(1, anew, &again));
+    CHECK(count == again && memcmp(once, anew, count * sizeof *once) == 0);
+}
+
 /* ---- no update sees another */
 
 static int step_with_rates(float energy, float generator, float inference, const char *prefix,
@@ -460,6 +557,8 @@ int main(void)
     RUN(the_gradient_of_the_energy_is_eqn_10);
     RUN(running_statistics_are_means_over_all_terms);
     RUN(mismatched_tuples_are_taught);
+    RUN(negatives_of_a_tilted_prior_are_langevin_priors);
+    RUN(a_tilted_prior_follows_the_weights_in_recorded_steps);
     RUN(no_update_sees_another);
     RUN(log_p_revised_falls_with_the_length_of_the_revision);
     RUN(threads_change_no_bit);
