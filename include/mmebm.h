@@ -519,7 +519,7 @@ MMEBM_API void mmebm_sampler_destroy(mmebm_sampler **sampler);
 /* Compiles langevin_z, without prior_temperature, for the set `observed` (MMEBM_ALL_MODALITIES = all), if that was not
  * done yet. */
 MMEBM_API MMEBM_CHECKED mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed);
-/* Bytes the sampler holds. Calls whose observed sets are prepared never take more. */
+/* Bytes the sampler holds. Calls without prior_temperature whose observed sets are prepared never take more. */
 MMEBM_API uint64_t mmebm_sampler_workspace_size(const mmebm_sampler *sampler);
 
 /* x below is an array of M views [n, shape of modality i], M = mmebm_model_modality_count(). */

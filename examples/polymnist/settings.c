@@ -20,7 +20,8 @@ enum {
     PRIOR_STEPS = 60       /* of langevin_prior when drawing */
 };
 
-static const float PRIOR_TEMPERATURE = 20; /* of an energy that learnt without (docs/training.md) */
+/* Of the energy when drawing: colder than polymnist-energy trains (docs/training.md, "An energy that learns to tilt"). */
+static const float DRAWING_TEMPERATURE = 10;
 
 typedef struct preset_row {
     const char *name, *networks; /* the library's preset */
@@ -217,7 +218,7 @@ mmebm_status settings_chain_prior(const mmebm_trainer_options *s, mmebm_langevin
     chain->noise_scale = trained->noise_scale;
     chain->drift_clamp = trained->drift_clamp;
     chain->drift_norm_clip = trained->drift_norm_clip;
-    chain->prior_temperature = s->prior_temperature > 0 ? s->prior_temperature : PRIOR_TEMPERATURE;
+    chain->prior_temperature = DRAWING_TEMPERATURE;
     return status;
 }
 

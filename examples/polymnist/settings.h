@@ -24,7 +24,7 @@ const char *settings_difference(const mmebm_trainer_options *a, const mmebm_trai
                                 double *in_b);
 
 /* The chains for drawing: those of the training. Those of latents take more steps, langevin_z step_size as its l under
- * MALA, and langevin_prior a temperature if the training had none. */
+ * MALA, and langevin_prior is colder. */
 MMEBM_CHECKED mmebm_status settings_chain_x(const mmebm_trainer_options *s, mmebm_langevin_options *chain);
 MMEBM_CHECKED mmebm_status settings_chain_z(const mmebm_trainer_options *s, double step_size,
                                             mmebm_langevin_options *chain);

@@ -396,6 +396,7 @@ static int train(uint32_t threads, float weights[MAX_WEIGHTS], double diagnostic
     fixture f;
     int done = open_fixture(&f, threads);
     f.options.data_noise = 0.1f;
+    f.options.prior_temperature = 2.0f;
     f.options.energy.spectral_norm = 1;
     f.options.guard_interval = 2;
     done = done && open_trainer(&f, make_mlp(f.context));
