@@ -24,7 +24,7 @@ static int is_energys(const tensor *t)
 
 /* Energies come first in a model, in the order of their layers. */
 static int same_networks(const mmebm_context *context, const mmebm_model *model, const mmebm_model *from,
-                         const char *name)
+                         const char *path)
 {
     const uint32_t count = mmebm_model_tensor_count(model), others = mmebm_model_tensor_count(from);
     for (uint32_t i = 0; i < count; ++i) {
@@ -34,7 +34,7 @@ static int same_networks(const mmebm_context *context, const mmebm_model *model,
         if (status != MMEBM_OK) return library_failed(context, status, "comparing energies");
         if (!is_energys(&a) && !is_energys(&b)) return 0;
         if (strcmp(a.name, b.name) != 0 || a.rank != b.rank || memcmp(a.shape, b.shape, a.rank * sizeof *a.shape) != 0)
-            return failed("%s has another energy network: no %s of the same shape", name, a.name);
+            return failed("%s has another energy network: no %s of the same shape", path, a.name);
     }
     return 0;
 }
@@ -53,22 +53,16 @@ static int take_tensor(const mmebm_context *context, mmebm_model *model, const m
     return status == MMEBM_OK ? 0 : library_failed(context, status, "taking over an energy");
 }
 
-int energy_copy(const mmebm_context *context, mmebm_model *model, const mmebm_model *from, const char *name)
-{
-    int result = same_networks(context, model, from, name);
-    for (uint32_t i = 0; i < mmebm_model_tensor_count(model) && !result; ++i) {
-        tensor t;
-        if (describe(model, i, &t) == MMEBM_OK && is_energys(&t)) result = take_tensor(context, model, from, &t);
-    }
-    return result;
-}
-
 int energy_take(mmebm_context *context, mmebm_model *model, const char *path)
 {
     mmebm_model *from = NULL;
     const mmebm_status status = mmebm_model_load(context, path, &from);
     if (status != MMEBM_OK) return library_failed(context, status, "loading the energy");
-    const int result = energy_copy(context, model, from, path);
+    int result = same_networks(context, model, from, path);
+    for (uint32_t i = 0; i < mmebm_model_tensor_count(model) && !result; ++i) {
+        tensor t;
+        if (describe(model, i, &t) == MMEBM_OK && is_energys(&t)) result = take_tensor(context, model, from, &t);
+    }
     mmebm_model_destroy(&from);
     if (!result) note("Energy of %s", path);
     return result;

@@ -7,9 +7,7 @@
 
 #include <mmebm.h>
 
-/* Gives model the energy's weights of another, named in refusals, whose energy network must be the same. 0 or -1. */
-int energy_copy(const mmebm_context *context, mmebm_model *model, const mmebm_model *from, const char *name);
-/* The same of a model in a file. */
+/* Gives model the energy's weights of the model in the file, whose energy network must be the same. 0 or -1. */
 int energy_take(mmebm_context *context, mmebm_model *model, const char *path);
 
 #endif

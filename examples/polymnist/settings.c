@@ -183,41 +183,38 @@ const char *settings_difference(const mmebm_trainer_options *a, const mmebm_trai
     return NULL;
 }
 
-mmebm_status settings_chain_x(const mmebm_trainer_options *s, mmebm_langevin_options *chain)
+static void take_over(const mmebm_training_chain *trained, mmebm_langevin_options *chain)
 {
-    const mmebm_training_chain *trained = &s->langevin_x;
-    const mmebm_status status = mmebm_langevin_x_options_init(chain);
     chain->n_steps = trained->n_steps;
     chain->step_size = trained->step_size;
     chain->noise_scale = trained->noise_scale;
     chain->drift_clamp = trained->drift_clamp;
     chain->drift_norm_clip = trained->drift_norm_clip;
+}
+
+mmebm_status settings_chain_x(const mmebm_trainer_options *s, mmebm_langevin_options *chain)
+{
+    const mmebm_status status = mmebm_langevin_x_options_init(chain);
+    take_over(&s->langevin_x, chain);
     return status;
 }
 
 mmebm_status settings_chain_z(const mmebm_trainer_options *s, double step_size, mmebm_langevin_options *chain)
 {
-    const mmebm_training_chain *trained = &s->langevin_z;
     const mmebm_status status = mmebm_langevin_z_options_init(chain);
+    take_over(&s->langevin_z, chain);
     chain->n_steps = REFINEMENT_STEPS;
-    chain->method = trained->method;
-    chain->reduction = trained->reduction;
-    chain->drift_clamp = trained->drift_clamp;
-    chain->drift_norm_clip = trained->drift_norm_clip;
-    chain->step_size = trained->method == MMEBM_MALA ? (float)step_size : trained->step_size;
-    chain->noise_scale = trained->method == MMEBM_MALA ? chain->step_size : trained->noise_scale;
+    chain->method = s->langevin_z.method;
+    chain->reduction = s->langevin_z.reduction;
+    if (chain->method == MMEBM_MALA) chain->step_size = chain->noise_scale = (float)step_size;
     return status;
 }
 
 mmebm_status settings_chain_prior(const mmebm_trainer_options *s, mmebm_langevin_options *chain)
 {
-    const mmebm_training_chain *trained = &s->langevin_prior;
     const mmebm_status status = mmebm_langevin_z_options_init(chain);
+    take_over(&s->langevin_prior, chain);
     chain->n_steps = PRIOR_STEPS;
-    chain->step_size = trained->step_size;
-    chain->noise_scale = trained->noise_scale;
-    chain->drift_clamp = trained->drift_clamp;
-    chain->drift_norm_clip = trained->drift_norm_clip;
     chain->prior_temperature = DRAWING_TEMPERATURE;
     return status;
 }

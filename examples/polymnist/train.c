@@ -12,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "energy.h"
 #include "feeder.h"
 #include "interrupt.h"
 #include "message.h"
@@ -53,17 +52,6 @@ static mmebm_status make_model(mmebm_context *context, const options *o, mmebm_m
 static mmebm_status begin_model(mmebm_context *context, const options *o, mmebm_model **model)
 {
     return *o->model ? mmebm_model_load(context, o->model, model) : make_model(context, o, model);
-}
-
-/* An energy that learns from what the model's other networks make of tuples starts from nothing. 0 or -1. */
-static int renew_energy(mmebm_context *context, const options *o, mmebm_model *model)
-{
-    mmebm_model *made = NULL;
-    const mmebm_status status = make_model(context, o, &made);
-    if (status != MMEBM_OK) return library_failed(context, status, "making a new energy");
-    const int result = energy_copy(context, model, made, "a model of these --nef and --stem");
-    mmebm_model_destroy(&made);
-    return result;
 }
 
 /* One step. While a device still works on it, the next batch is painted. Diagnostics wait for the step's end, so they
@@ -141,7 +129,6 @@ static int start(const options *o, training *t)
     if (settings_make(o, steps, &t->state.settings)) return -1;
     settings_log(&t->state.settings);
     status = begin_model(t->context, o, &t->model);
-    if (status == MMEBM_OK && o->decoded && renew_energy(t->context, o, t->model)) return -1;
     if (status == MMEBM_OK) status = mmebm_trainer_create(t->model, &t->state.settings, &t->trainer);
     return status == MMEBM_OK ? 0 : library_failed(t->context, status, "making the model and its trainer");
 }
