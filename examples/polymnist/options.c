@@ -52,7 +52,7 @@ static const option_row rows[] = {
     ROW("--z-step", ALWAYS, REAL, z_step, 1e-6, 100, "X  l of langevin_z when drawing (as trained, else adapted)"),
     ROW("--z-steps", ALWAYS, U32, z_steps, 1, 1e6, "N  steps of langevin_z when filling in (30)"),
     ROW("--temperature", ALWAYS, REAL, temperature, 1e-3, 1e9,
-        "X  of the energy where it tilts the prior: langevin_prior, langevin_z (10)"),
+        "X  of the energy where it tilts the prior: langevin_prior, langevin_z (7)"),
     ROW("--prior-steps", ALWAYS, U32, prior_steps, 1, 1e6, "N  steps of langevin_prior (60)"),
     ROW("--guidance", ALWAYS, REAL, guidance, 1e-3, 1e3,
         "X  when filling in, z starts at X times the experts' mean (2)"),

@@ -21,7 +21,7 @@ enum {
 };
 
 /* Of the energy when drawing: colder than polymnist-energy trains (docs/training.md, "An energy that learns to tilt"). */
-static const float DRAWING_TEMPERATURE = 10;
+static const float DRAWING_TEMPERATURE = 7;
 
 typedef struct preset_row {
     const char *name, *networks; /* the library's preset */
