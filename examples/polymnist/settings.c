@@ -20,7 +20,7 @@ enum {
     PRIOR_STEPS = 60       /* of langevin_prior when drawing */
 };
 
-/* Of the energy when drawing: colder than polymnist-energy trains (docs/training.md, "An energy that learns to tilt"). */
+/* Of the energy when drawing: colder than in training (docs/training.md, "An energy that learns to tilt"). */
 static const float DRAWING_TEMPERATURE = 7;
 
 typedef struct preset_row {
