@@ -7,6 +7,7 @@
  *   E(z) = U(G(z)) / T + sum_{i in O} NLL_i(x_i | z) - log p0(z)
  * Called by model.c, the sampler and the trainer. All leave their result zeroed when they fail.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -264,9 +265,9 @@ static mmebm_status append_prior(const mmebm_model *model, mmebm_graph *graph, m
     return append(model->context, graph, &prior, &graph->inputs[0], 1, term);
 }
 
-/* sum_{i in O} NLL_i(x_i | means[i]) of the modalities in the set, or -1 for none. */
-static mmebm_status append_likelihoods(const mmebm_model *model, uint64_t observed, const mmebm_node *means,
-                                       mmebm_graph *graph, mmebm_node *likelihood)
+/* likelihood: sum_{i in O} NLL_i(x_i | means[i]), or -1 where nothing is observed; energy: the same with -log p0(z). */
+static mmebm_status append_density(const mmebm_model *model, uint64_t observed, const mmebm_node *means,
+                                   mmebm_graph *graph, mmebm_node *likelihood, mmebm_node *energy)
 {
     mmebm_node term;
     *likelihood = -1;
@@ -275,22 +276,20 @@ static mmebm_status append_likelihoods(const mmebm_model *model, uint64_t observ
         MMEBM_TRY(append_likelihood(model, i, graph, means[i], &term));
         MMEBM_TRY(append_sum(model->context, graph, term, likelihood));
     }
-    return MMEBM_OK;
+    MMEBM_TRY(append_prior(model, graph, &term));
+    *energy = *likelihood;
+    return append_sum(model->context, graph, term, energy);
 }
 
 /* Puts the losses on top of the decoders' means, which become inner nodes. */
 static mmebm_status append_energy(const mmebm_model *model, uint64_t observed, const mmebm_node *means,
                                   mmebm_graph *graph)
 {
-    mmebm_context *context = model->context;
-    mmebm_node likelihood, term, energy;
-    MMEBM_TRY(append_likelihoods(model, observed, means, graph, &likelihood));
-    MMEBM_TRY(append_prior(model, graph, &term));
-    energy = likelihood;
-    MMEBM_TRY(append_sum(context, graph, term, &energy));
+    mmebm_node likelihood, energy;
+    MMEBM_TRY(append_density(model, observed, means, graph, &likelihood, &energy));
     graph->output_count = 0;
-    MMEBM_TRY(mmebm__graph_output(context, graph, "posterior", energy));
-    return mmebm__graph_output(context, graph, "likelihood", likelihood);
+    MMEBM_TRY(mmebm__graph_output(model->context, graph, "posterior", energy));
+    return mmebm__graph_output(model->context, graph, "likelihood", likelihood);
 }
 
 mmebm_status mmebm__graph_posterior(const mmebm_model *model, uint64_t observed, mmebm_graph *posterior)
@@ -335,12 +334,19 @@ static mmebm_status append_tilt(const mmebm_model *model, uint64_t observed, flo
 {
     mmebm_context *context = model->context;
     const mmebm_layer sum = {.kind = MMEBM_LAYER_ADD, .alpha = 1.0f / temperature, .beta = 1.0f};
-    mmebm_node likelihood, prior, energy;
-    MMEBM_TRY(append_likelihoods(model, observed, means, tilted, &likelihood));
-    MMEBM_TRY(append_prior(model, tilted, &prior));
-    MMEBM_TRY(append_sum(context, tilted, prior, &likelihood));
-    MMEBM_TRY(append(context, tilted, &sum, (const mmebm_node[]){u, likelihood}, 2, &energy));
+    mmebm_node likelihood, energy;
+    MMEBM_TRY(append_density(model, observed, means, tilted, &likelihood, &energy));
+    MMEBM_TRY(append(context, tilted, &sum, (const mmebm_node[]){u, energy}, 2, &energy));
     return mmebm__graph_output(context, tilted, "tilted posterior", energy);
+}
+
+mmebm_status mmebm__prior_temperature_check(mmebm_context *context, const char *what, float temperature)
+{
+    const int divides = temperature > 0.0f && isfinite(temperature) && isfinite(1.0f / temperature);
+    if (temperature == 0.0f || divides) return MMEBM_OK;
+    return mmebm__fail(context, MMEBM_E_ARGUMENT,
+                       "%s: prior_temperature is %g, wanted 0, or more and with a finite inverse", what,
+                       (double)temperature);
 }
 
 mmebm_status mmebm__graph_tilted(const mmebm_model *model, uint64_t observed, float temperature, mmebm_graph *tilted)

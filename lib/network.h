@@ -48,6 +48,8 @@ mmebm_status mmebm__graph_posterior(const struct mmebm_model *model, uint64_t ob
  * empty, and it is the one output. The weights are the generator's, then the energy's (joint.h). */
 mmebm_status mmebm__graph_tilted(const struct mmebm_model *model, uint64_t observed, float temperature,
                                  mmebm_graph *tilted);
+/* Whether it may be that temperature, or 0 for p0 as it is. `what` names the caller's options. */
+mmebm_status mmebm__prior_temperature_check(mmebm_context *context, const char *what, float temperature);
 
 /* Draws initial weights for a finished graph (initialise.c); tensor t of the graph draws as chain t. */
 void mmebm__initialise(const mmebm_graph *graph, uint32_t initialiser, uint64_t seed, float *weights);

@@ -50,47 +50,45 @@ static mmebm_status open_posterior(mmebm_sampler *sampler, float temperature, mm
     return open_plan(sampler, &posterior->graph, part, 1, chains, &posterior->plan);
 }
 
+/* What open_posterior has made, also in part. */
 static void close_posterior(mmebm_sampler *sampler, mmebm_posterior *posterior)
 {
     mmebm__plan_close(sampler->context, &posterior->plan);
     mmebm__graph_free(sampler->context, &posterior->graph);
 }
 
-/* Where the posterior hangs in the list, or the list's end. */
-static mmebm_posterior **place_of(mmebm_sampler *sampler, uint64_t observed, int tilted)
+/* Takes the posterior out of the list. */
+static void drop_posterior(mmebm_sampler *sampler, mmebm_posterior **place)
 {
-    mmebm_posterior **place = &sampler->posteriors;
-    while (*place && ((*place)->observed != observed || ((*place)->temperature > 0.0f) != tilted))
-        place = &(*place)->next;
-    return place;
+    mmebm_posterior *posterior = *place;
+    *place = posterior->next;
+    close_posterior(sampler, posterior);
+    mmebm__free(sampler->context, posterior, sizeof *posterior);
 }
 
 mmebm_status mmebm__posterior_find(mmebm_sampler *sampler, uint64_t observed, float temperature,
                                    mmebm_posterior **found)
 {
-    mmebm_context *context = sampler->context;
-    mmebm_posterior **place = place_of(sampler, observed, temperature > 0.0f);
-    if (*place && (*place)->temperature != temperature) {
-        mmebm_posterior *old = *place;
-        *place = old->next;
-        close_posterior(sampler, old);
-        mmebm__free(context, old, sizeof *old);
-        place = place_of(sampler, observed, temperature > 0.0f);
-    }
+    const int tilted = temperature > 0.0f;
+    mmebm_posterior **place = &sampler->posteriors;
+    while (*place && ((*place)->observed != observed || ((*place)->temperature > 0.0f) != tilted))
+        place = &(*place)->next;
     if (!*place) {
-        mmebm_posterior *posterior = mmebm__allocate(context, sizeof *posterior);
-        if (!posterior) return MMEBM_E_MEMORY;
-        posterior->observed = observed;
+        *place = mmebm__allocate(sampler->context, sizeof **place);
+        if (!*place) return MMEBM_E_MEMORY;
+        (*place)->observed = observed;
+    }
+    mmebm_posterior *posterior = *place;
+    if (!posterior->plan.plan || posterior->temperature != temperature) {
+        close_posterior(sampler, posterior);
         const mmebm_status status = open_posterior(sampler, temperature, posterior);
         if (status != MMEBM_OK) {
-            close_posterior(sampler, posterior);
-            mmebm__free(context, posterior, sizeof *posterior);
+            drop_posterior(sampler, place);
             return status;
         }
-        *place = posterior;
     }
-    *found = *place;
-    return temperature > 0.0f ? mmebm__joint_refresh(sampler->model, &sampler->joint) : MMEBM_OK;
+    *found = posterior;
+    return tilted ? mmebm__joint_refresh(sampler->model, &sampler->joint) : MMEBM_OK;
 }
 
 mmebm_status mmebm_sampler_prepare(mmebm_sampler *sampler, uint64_t observed)
@@ -169,23 +167,13 @@ static mmebm_status open_buffers(mmebm_sampler *sampler)
     return MMEBM_OK;
 }
 
-static void close_posteriors(mmebm_sampler *sampler)
-{
-    while (sampler->posteriors) {
-        mmebm_posterior *posterior = sampler->posteriors;
-        sampler->posteriors = posterior->next;
-        close_posterior(sampler, posterior);
-        mmebm__free(sampler->context, posterior, sizeof *posterior);
-    }
-}
-
 void mmebm_sampler_destroy(mmebm_sampler **handle)
 {
     if (!handle || !*handle) return;
     mmebm_sampler *sampler = *handle;
     mmebm_context *context = sampler->context;
     *handle = NULL;
-    close_posteriors(sampler);
+    while (sampler->posteriors) drop_posterior(sampler, &sampler->posteriors);
     mmebm__joint_close(context, &sampler->joint);
     mmebm__plan_close(context, &sampler->energy);
     mmebm__plan_close(context, &sampler->generator);

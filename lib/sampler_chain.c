@@ -24,7 +24,6 @@ static mmebm_status check_scale(const mmebm_sampler *sampler, const char *what, 
 
 static mmebm_status check_common(const mmebm_sampler *sampler, const char *what, const mmebm_langevin_options *options)
 {
-    const float temperature = options->prior_temperature;
     if (options->n_steps > MAX_STEPS)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: n_steps is %u, wanted at most %d", what,
                            options->n_steps, MAX_STEPS);
@@ -32,11 +31,7 @@ static mmebm_status check_common(const mmebm_sampler *sampler, const char *what,
     MMEBM_TRY(check_scale(sampler, what, "noise_scale", options->noise_scale, 1));
     MMEBM_TRY(check_scale(sampler, what, "drift_clamp", options->drift_clamp, 1));
     MMEBM_TRY(check_scale(sampler, what, "drift_norm_clip", options->drift_norm_clip, 1));
-    MMEBM_TRY(check_scale(sampler, what, "prior_temperature", temperature, 1));
-    if (temperature > 0.0f && !isfinite(1.0f / temperature))
-        return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT,
-                           "%s: prior_temperature is %g, wanted 0, or more and with a finite inverse", what,
-                           (double)temperature);
+    MMEBM_TRY(mmebm__prior_temperature_check(sampler->context, what, options->prior_temperature));
     if (options->trajectory_stride < 1)
         return mmebm__fail(sampler->context, MMEBM_E_ARGUMENT, "%s: trajectory_stride is 0, wanted at least 1", what);
     return mmebm__reserved_check(sampler->context, what, options->reserved | options->reserved1);

@@ -139,13 +139,8 @@ static mmebm_status check_adam(mmebm_context *context, const mmebm_adam_options 
 /* Callers of before there was a tilt leave its chain zero. */
 static mmebm_status check_tilt(mmebm_context *context, const mmebm_trainer_options *o)
 {
-    const float t = o->prior_temperature;
-    if (t == 0.0f) return MMEBM_OK;
-    if (!(t > 0.0f && isfinite(t) && isfinite(1.0f / t)))
-        return mmebm__fail(context, MMEBM_E_ARGUMENT,
-                           "trainer options: prior_temperature is %g, wanted 0, or more and with a finite inverse",
-                           (double)t);
-    return check_chain(context, "langevin_prior", &o->langevin_prior, 0);
+    MMEBM_TRY(mmebm__prior_temperature_check(context, "trainer options", o->prior_temperature));
+    return o->prior_temperature == 0.0f ? MMEBM_OK : check_chain(context, "langevin_prior", &o->langevin_prior, 0);
 }
 
 mmebm_status mmebm__trainer_options_check(mmebm_context *context, const mmebm_trainer_options *o)

@@ -248,7 +248,7 @@ TEST(posterior_wants_an_observed_set)
 }
 
 /* The energy over T, and what posterior_energy says. */
-static void check_tilted(const fixture *f, const float *weights, uint32_t observed)
+static void check_tilted(const fixture *f, const mmebm_part *joint, uint32_t observed)
 {
     const float temperature = 0.3f, *inputs[1 + MIXED_MODALITIES] = {f->z};
     const mmebm_part *part = &f->model->parts[MMEBM_PART_ENERGY];
@@ -260,9 +260,10 @@ static void check_tilted(const fixture *f, const float *weights, uint32_t observ
     for (uint32_t i = 0; i < MIXED_MODALITIES; ++i)
         if (observed >> i & 1) inputs[count++] = f->x[i];
     CHECK(tilted.input_count == count && tilted.output_count == 1);
+    CHECK(tilted.weight_count == joint->graph.weight_count);
     run_graph(f->context, &part->graph, part->weights, ROWS, (const float *const[]){f->mean[0], f->mean[1], f->mean[2]},
               (float *const[]){u});
-    run_graph(f->context, &tilted, weights, ROWS, inputs, (float *const[]){energy});
+    run_graph(f->context, &tilted, joint->weights, ROWS, inputs, (float *const[]){energy});
     for (int row = 0; row < ROWS; ++row) {
         const double wanted = (double)u[row] / (double)temperature + posterior_energy(f, observed, 1, row);
         CHECK_MSG(fabs((double)energy[row] - wanted) <= 1e-5 * (1.0 + fabs(wanted)), "O = %u: %.9g, wanted %.9g",
@@ -281,8 +282,7 @@ TEST(tilted_posterior_is_energy_over_temperature_and_posterior)
     CHECK(joint.part.graph.weight_count == f.model->parts[MMEBM_PART_GENERATOR].graph.weight_count +
                                                f.model->parts[MMEBM_PART_ENERGY].graph.weight_count);
     CHECK(joint.part.revision > 0);
-    for (uint32_t observed = 0; observed < 1u << MIXED_MODALITIES; ++observed)
-        check_tilted(&f, joint.part.weights, observed);
+    for (uint32_t observed = 0; observed < 1u << MIXED_MODALITIES; ++observed) check_tilted(&f, &joint.part, observed);
     mmebm__joint_close(f.context, &joint);
     fixture_close(&f);
 }

@@ -33,9 +33,13 @@ static int read_options(int count, char **words)
 {
     for (int k = 1; k < count; ++k) {
         const char *value = k + 1 < count ? words[k + 1] : NULL;
-        setting.verbose |= !strcmp(words[k], "--verbose");
-        setting.once |= !strcmp(words[k], "--once");
-        if (!strcmp(words[k], "--verbose") || !strcmp(words[k], "--once")) continue;
+        int *flag = !strcmp(words[k], "--verbose") ? &setting.verbose
+                    : !strcmp(words[k], "--once")  ? &setting.once
+                                                   : NULL;
+        if (flag) {
+            *flag = 1;
+            continue;
+        }
         if (!value) return 0;
         if (!strcmp(words[k], "--backend"))
             setting.backend = value;

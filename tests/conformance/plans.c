@@ -163,12 +163,13 @@ const char *model_graph(const mmebm_model *model, uint32_t number, mmebm_graph *
                                                     "posterior of all", "posterior of second", "posterior of two",
                                                     "tilted prior", "tilted posterior of two"};
     static const uint64_t observed[MODEL_GRAPHS] = {0, 0, 0, 7, 2, 5, 0, 6};
+    static const float temperature[MODEL_GRAPHS] = {0, 0, 0, 0, 0, 0, 1.5f, 1.5f};
     *name = names[number];
     const mmebm_status status = number < MMEBM_PART_COUNT
                                     ? mmebm__graph_copy(model->context, &model->parts[number].graph, graph)
-                                : number < MMEBM_PART_COUNT + 3
-                                    ? mmebm__graph_posterior(model, observed[number], graph)
-                                    : mmebm__graph_tilted(model, observed[number], 1.5f, graph);
+                                : temperature[number] > 0
+                                    ? mmebm__graph_tilted(model, observed[number], temperature[number], graph)
+                                    : mmebm__graph_posterior(model, observed[number], graph);
     return status == MMEBM_OK ? NULL : mmebm_last_error(model->context);
 }
 

@@ -91,7 +91,7 @@ def langevin_x(model, xs, steps, step_sizes, clamp=0.0, clamped=()):
 
 def langevin_z(model, xs, z, observed, steps, step_size, factor=1.0, norm_clip=0.0, temperature=math.inf):
     """Eqns 8 and 17; factor: 1, or 1 / experts for Listing 1's mean over chains (ruling B4). temperature: of the energy
-    that tilts the prior."""
+    that tilts the prior; with nothing observed then, langevin_prior."""
     for _ in range(steps):
         z = z.detach().requires_grad_(True)
         energy = model.posterior_energy(xs, z, observed)
@@ -100,15 +100,6 @@ def langevin_z(model, xs, z, observed, steps, step_size, factor=1.0, norm_clip=0
         gradient, = torch.autograd.grad(energy.sum(), z)
         drift, = bounded([factor * step_size ** 2 / 2 * gradient], 0.0, norm_clip)
         z = z.detach() - drift
-    return z
-
-
-def langevin_prior(model, z, temperature, steps, step_size):
-    """Down the energy of what the decoders make of z, and the prior's."""
-    for _ in range(steps):
-        z = z.detach().requires_grad_(True)
-        gradient, = torch.autograd.grad(model.tilted_energy(z, temperature).sum(), z)
-        z = z.detach() - step_size ** 2 / 2 * gradient
     return z
 
 

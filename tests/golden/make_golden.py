@@ -90,7 +90,7 @@ def network_vectors():
 
     # a temperature at which U moves z several times as far as the prior does
     out["tilted_energy"] = model.tilted_energy(starts[0], TILT["temperature"]).detach()
-    out["langevin_prior"] = algorithm.langevin_prior(model, starts[0], steps=2, **TILT)
+    out["langevin_prior"] = algorithm.langevin_z(model, xs, starts[0], (), steps=2, **TILT)
     return weights, out
 
 
